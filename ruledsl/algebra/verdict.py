@@ -1,0 +1,177 @@
+"""What the algebra found out about a rule.
+
+    Verdict   = Verdict(rule, kind, strata, token, stability, price, ...)
+    Stratum   = Stratum(states, kind, structure, reason, blame?)      -- one strongly connected component of the states
+    TokenForm = TokenForm(lets, reads, forms, outputs)                -- what the chunk floor builds from; None: no chunk form
+    MatrixForm= MatrixForm(state, transposed, steps)
+    Step      = Step(version, decay?, left?, writes)
+    Write     = Write(key, value?, gain?, read?)
+    Read      = Read(name, state, version, vector, left)
+
+One token of a matrix state is a sequence of sub-steps (the versions 1, 2, ... of `typed`), each
+
+    S  <-  diag(left) S diag(right)  +  sum_j z_j key_j^T,      z_j = gain_j * (S read_j) + value_j
+
+with S the version *before* the step and every coefficient free of this state: expressions over inputs, params, consts,
+lets, and reads of earlier strata. A step whose writes read after its decay (S = a*S; S = S + b*(v - S k) k^T) is
+one step with `after_decay=True` on those writes. A form may hold for the transposed state (`transposed`): then the
+formula above is about S^T, and a vector state h[K] is the 1-row matrix h^T or the K x 1 matrix h, whichever fits.
+
+All expressions are `typed` trees of the *unrolled* rule; sympy objects never leave the algebra. Lets that read a
+state are rewritten over `Ref(name, Role.READ)`, one per `Read`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ruledsl.lang import typed
+from ruledsl.lang.source import Span
+
+
+class Kind(StrEnum):
+    CLOSED = "closed"  # 1 composition has an O(1) description
+    CHUNKWISE = "chunkwise"  # 2 diagonal + low rank: rank grows per token, bounded by a chunk
+    DENSE = "dense"  # 3 affine, but composing costs a dense product
+    REPARAMETRISED = "reparametrised"  # 4 associative after a change of variables
+    FROZEN = "frozen"  # 5 affine given the chunk's first state
+    SEQUENTIAL = "sequential"  # 6 not associative
+    UNDECIDED = "undecided"  # not proven either way; runs as sequential
+
+    @property
+    def number(self) -> int:
+        """1 to 6, and 7 for undecided."""
+        return list(Kind).index(self) + 1
+
+    @property
+    def parallel(self) -> bool:
+        """What `--require chunk` accepts."""
+        return self in (Kind.CLOSED, Kind.CHUNKWISE, Kind.REPARAMETRISED, Kind.FROZEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Decay:
+    """A diagonal (or scalar) factor of the transition. `log` is its logarithm where taking it is safe: D is exp(e),
+    sigmoid(e) ..., or its range is bounded away from 0. Without `log` the decay may be 0 or negative and only
+    products of it may be formed."""
+
+    value: typed.Expr  # scalar, or a vector over the decayed axis
+    log: typed.Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One rank-one term z key^T with z = scale * (gain * (S read) + value). `scale` is the factor that the read and
+    the value share (b in b*(v - S k) k^T, where gain is -1 and value is v); it may join the key instead."""
+
+    key: typed.Expr  # vector over the form's columns
+    value: typed.Expr | None = None  # vector over the form's rows
+    gain: typed.Expr | None = None  # scalar; set exactly when `read` is
+    read: typed.Expr | None = None  # vector over the form's columns
+    scale: typed.Expr | None = None  # scalar; None: 1
+    after_decay: bool = False  # the read sees this step's decay
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    version: int  # the state's version after this step
+    right: Decay | None = None  # over columns, or scalar
+    left: Decay | None = None  # over rows
+    writes: tuple[Write, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixForm:
+    """The recurrence of one matrix (or vector) state in normal form."""
+
+    state: str
+    rows: typed.Dim
+    cols: typed.Dim
+    transposed: bool  # the form's matrix is the declared state transposed
+    steps: tuple[Step, ...]
+    member: int | None = None  # of a family of states
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """`Ref(name, Role.READ)` stands for  M vector  (a vector over the form's rows; M the form's matrix at `version`),
+    or, with `left`, for  M^T vector  (over the form's columns)."""
+
+    name: str
+    state: str
+    version: int
+    vector: typed.Expr
+    left: bool = False
+    member: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenForm:
+    """A token as linear reads of the states and everything around them. Straight-line, in dependency order."""
+
+    lets: tuple[typed.Let, ...]
+    reads: tuple[Read, ...]
+    forms: tuple[MatrixForm, ...]  # in the order of the strata
+    outputs: tuple[typed.Output, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """States that depend on each other, judged together; earlier strata are inputs to later ones."""
+
+    states: tuple[str, ...]
+    kind: Kind
+    structure: str  # "scalar", "diagonal", "diagonal + rank 1", "dense", ...
+    reason: str  # one sentence: why this kind
+    blame: Span | None = None  # the sub-expression that breaks associativity
+    rank: int | None = None  # rank added per token, for chunkwise; per loop turn it is stated in `reason`
+
+
+@dataclass(frozen=True, slots=True)
+class Stability:
+    """A bound on the norm of the token's linear map, from the declared ranges."""
+
+    claim: str  # "contractive", "marginal", "can grow", "not proven", "not applicable"
+    bound: str  # the bound as text, e.g. "max(|a|, |a - b|) <= 1"
+    proof: str  # how it follows, or the witness
+    assumptions: tuple[str, ...] = ()  # promises the claim rests on
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Closed formulas as text over the rule's sizes and C, the chunk length; bytes for 2-byte inputs, 4-byte state."""
+
+    state_bytes: str  # per head, constant in T
+    train_flops: str  # per token and head, forward, chunk form (or recurrent when there is none)
+    decode_flops: str  # per token and head
+    train_bytes: str  # per token and head: inputs and outputs once
+    decode_bytes: str  # per token and head: state read and written, inputs, outputs
+
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`rule` is the unrolled rule that was judged (family sizes bound as in `sizes`)."""
+
+    rule: typed.Rule
+    kind: Kind
+    strata: tuple[Stratum, ...]
+    token: TokenForm | None  # None: there is no chunk form, `no_form` says why
+    no_form: str
+    stability: Stability
+    price: Price
+    transition: str  # "S <- S (a I - b k k^T) + b v k^T" as plain text
+    latex: str  # the same as LaTeX
+    sizes: dict[str, int] = field(default_factory=dict, compare=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """The reason of the stratum that decided."""
+        return max(self.strata, key=lambda s: s.kind.number).reason if self.strata else "there is no state"
+
+    @property
+    def blame(self) -> Span | None:
+        return max(self.strata, key=lambda s: s.kind.number).blame if self.strata else None
