@@ -1,0 +1,158 @@
+"""The kind of an affine stratum.
+
+One state: every sub-step is X -> L X R, or element-wise. Composing keeps both sides in their class, so a side that is
+diagonal (plus permutations or rotations of pairs) stays of O(1) size, and rank adds up along the tokens.
+Several states: the whole token as n x n blocks; blocks that are multiples of I (or diagonal, or element-wise) mix the
+states by a small matrix, and low rank counts on the stacked state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ruledsl.algebra.affine import Affine, Term
+from ruledsl.algebra.scope import Scope, State
+from ruledsl.algebra.sides import Part, PartKind, Shape, Side, both, parts, side
+from ruledsl.algebra.steps import ElementWise, Factored, Map, Unfactored
+from ruledsl.algebra.verdict import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Class:
+    kind: Kind
+    structure: str
+    reason: str
+    rank: int | None = None
+
+
+def single(maps: list[Map]) -> Class:
+    """Of a state that is a stratum of its own, from its sub-steps."""
+    for m in maps:
+        if isinstance(m, Unfactored):
+            return _dense(m.why)
+    factored = [m for m in maps if isinstance(m, Factored)]
+    flips = any(m.transposed for m in factored) or any(isinstance(m, ElementWise) and m.transposed for m in maps)
+    left = right = Side(Shape.IDENTITY, 0)
+    rank = 0
+    for m in factored:
+        a, b = side(list(m.left)), side(list(m.right))
+        rank += a.rank + b.rank
+        left, right = both(left, a), both(right, b)
+        if m.transposed:
+            left, right = right, left
+    if flips:  # the sides change places from token to token
+        left = right = both(left, right)
+    if Shape.DENSE in (left.shape, right.shape):
+        return _dense("a dense factor", "K^3")
+    if len(factored) < len(maps):
+        if rank:
+            return _dense("an element-wise factor next to low rank")
+        if not (left.plain and right.plain):
+            return Class(
+                Kind.CLOSED,
+                "element-wise, permuted",
+                "each entry of the state is moved and scaled by itself; composing two tokens gives the same again",
+            )
+        return Class(
+            Kind.CLOSED,
+            "element-wise",
+            "each entry of the state has a factor of its own; composing two tokens multiplies them",
+        )
+    name = _name(left, right, flips)
+    if rank == 0:
+        return Class(
+            Kind.CLOSED, name, f"the transition is {_article(name)}; composing two tokens gives the same again"
+        )
+    steps = sum(1 for m in factored if side(list(m.left)).rank or side(list(m.right)).rank)
+    text = f"{steps} sub-steps per token add rank {rank}" if steps > 1 else f"each token adds rank {rank}"
+    two = left.rank and right.rank
+    where = " on both sides" if two else " on the left" if left.rank else ""
+    return Class(Kind.CHUNKWISE, f"{name} + rank {rank}", f"{name} + low rank{where}: {text}, bounded by a chunk", rank)
+
+
+def _name(left: Side, right: Side, flips: bool) -> str:
+    order = list(Shape)
+    if left.shape in (Shape.IDENTITY, Shape.SCALAR) or right.shape in (Shape.IDENTITY, Shape.SCALAR):
+        name = str(max(left.shape, right.shape, key=order.index))
+    elif left.shape is right.shape:
+        name = f"{left.shape} on both sides"
+    else:
+        name = f"{left.shape} on the left, {right.shape} on the right"
+    return name + (", transposed" if flips else "")
+
+
+def _article(name: str) -> str:
+    if name.startswith("identity"):
+        return name.replace("identity", "the identity", 1)
+    return f"a {name}" if name.startswith(("permutation",)) else name
+
+
+def _dense(why: str, price: str = "(KV)^3") -> Class:
+    return Class(Kind.DENSE, "dense", f"affine, but {why}: composing two tokens costs a dense product of order {price}")
+
+
+# ------------------------------------------------------------------------------------------------ coupled states
+
+
+def coupled(scope: Scope, values: dict[State, Affine]) -> Class:
+    """Of states that depend on each other, from each one's new value over the old ones."""
+    n = len(values)
+    entries = [(target, t) for target, value in values.items() for t in value.terms]
+    if any(t.opaque or t.transposed for _, t in entries):
+        return _dense("coupled states with a factor that mixes their entries", "(nKV)^3")
+    low: list[tuple[State, Term]] = []
+    shapes = set()
+    for target, t in entries:
+        sides = parts(scope, t.left), parts(scope, t.right)
+        if all(p.kind in (PartKind.IDENTITY, PartKind.DIAGONAL) for s in sides for p in s):
+            element = t.weight is not None
+            diagonals = [any(p.kind is PartKind.DIAGONAL for p in s) for s in sides]
+            shapes.add(
+                "element"
+                if element or all(diagonals)
+                else "left"
+                if diagonals[0]
+                else "right"
+                if diagonals[1]
+                else "scalar"
+            )
+        elif (
+            any(p.kind is PartKind.DENSE or p.kind is PartKind.MONOMIAL for s in sides for p in s)
+            or t.weight is not None
+        ):
+            return _dense("coupled states with a dense factor", "(nK)^3")
+        else:
+            low.append((target, t))
+    text = f"{n} coupled states: each token mixes them by {n} x {n} blocks"
+    if not low:
+        if shapes <= {"scalar"}:
+            return Class(Kind.CLOSED, f"{n} x {n} blocks of scalars", f"{text} that are multiples of I")
+        return Class(Kind.CLOSED, f"{n} x {n} blocks, element-wise", f"{text}, entry by entry")
+    on_right = [_identity(parts(scope, t.left)) for _, t in low]
+    on_left = [_identity(parts(scope, t.right)) for _, t in low]
+    if all(on_right) and shapes <= {"scalar", "right"} or all(on_left) and shapes <= {"scalar", "left"}:
+        rank = _stacked_rank(scope, low, right=all(on_right))
+        inner = "multiples of I" if shapes <= {"scalar"} else "diagonal"
+        name = f"{n} x {n} blocks of {'scalars' if shapes <= {'scalar'} else 'diagonals'} + rank {rank}"
+        return Class(
+            Kind.CHUNKWISE,
+            name,
+            f"{text} that are {inner}, plus rank {rank} on the stacked state, bounded by a chunk",
+            rank,
+        )
+    return _dense("coupled states with several terms L S R that do not factor", "(nKV)^3")
+
+
+def _identity(found: list[Part]) -> bool:
+    return all(p.kind is PartKind.IDENTITY for p in found)
+
+
+def _stacked_rank(scope: Scope, low: list[tuple[State, Term]], right: bool) -> int:
+    reads, keys = set(), set()
+    for target, t in low:
+        for p in parts(scope, t.right if right else t.left):
+            if p.kind is PartKind.RANK:
+                read, key = (p.matrix, p.key) if right else (p.key, p.matrix)
+                reads.add((t.marker, read))
+                keys.add((target, key))
+    return min(len(reads), len(keys))

@@ -1,0 +1,153 @@
+"""What a token costs, as closed formulas over the rule's sizes and the chunk length C.
+
+Products and element-wise operations are counted (2 flops per multiply-add, 1 per entry and element-wise operation);
+softmax and norms count as 4 per entry. Inputs and outputs are 2 bytes, the state 4.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ruledsl.algebra.analysis import Analysis
+from ruledsl.algebra.evaluate import Unknown
+from ruledsl.algebra.verdict import Kind, Price, TokenForm
+from ruledsl.lang import typed
+from ruledsl.lang.typed import Dim, DimOp, Expr, Role, Type
+
+Count = Counter[tuple[str, ...]]  # product of sizes -> number
+
+
+def price(analysis: Analysis, token: TokenForm | None) -> Price:
+    rule = analysis.rule
+    state, inputs, outputs = Count(), Count(), Count()
+    for s in rule.of(Role.STATE):
+        state += _entries(s.type)
+    for s in rule.of(Role.INPUT):
+        inputs += _entries(s.type)
+    for o in rule.outputs:
+        outputs += _entries(o.value.type)
+    step = _step(rule)
+    moved = _times(inputs + outputs, 2)
+    train = _chunk(token, rule) if token is not None else None
+    return Price(
+        state_bytes=show(_times(state, 4)),
+        train_flops=show(step if train is None else train),
+        decode_flops=show(step),
+        train_bytes=show(moved),
+        decode_bytes=show(_times(state, 8) + moved),
+        note=_note(analysis, train is not None),
+    )
+
+
+def _note(analysis: Analysis, chunked: bool) -> str:
+    dense = [p for p in analysis.parts if p.found is not None and p.found.kind is Kind.DENSE]
+    if dense:
+        return "train: the recurrent step; composing two tokens would cost a dense product, see the reason"
+    return "train: the chunk form, its solve counted once per chunk" if chunked else "train: the recurrent step"
+
+
+# ------------------------------------------------------------------------------------------------ sizes as polynomials
+
+
+def dim(d: Dim) -> Count:
+    match d:
+        case int():
+            return Counter({(): d})
+        case str():
+            return Counter({(d,): 1})
+        case DimOp("+", left, right):
+            return dim(left) + dim(right)
+        case DimOp("-", left, right):
+            out = dim(left)
+            out.subtract(dim(right))
+            return out
+        case DimOp("*", left, right):
+            return _product(dim(left), dim(right))
+        case DimOp("/", left, int() as n):
+            return _times(dim(left), 1 / n)
+    raise Unknown(str(d))
+
+
+def _product(x: Count, y: Count) -> Count:
+    out: Count = Counter()
+    for a, m in x.items():
+        for b, n in y.items():
+            out[tuple(sorted(a + b))] += m * n
+    return out
+
+
+def _times(x: Count, by: float) -> Count:
+    return Counter({k: v * by for k, v in x.items()})  # type: ignore[misc]
+
+
+def _entries(type: Type) -> Count:
+    out: Count = Counter({(): 1})
+    for d in (*type.family, type.rows, type.cols):
+        out = _product(out, dim(d))
+    return out
+
+
+def show(count: Count) -> str:
+    terms = []
+    for names, n in sorted(count.items(), key=lambda t: (-len(t[0]), t[0])):
+        if not n:
+            continue
+        number = f"{n:g}" if n != int(n) else str(int(n))
+        powers = [name if k == 1 else f"{name}^{k}" for name, k in Counter(names).items()]
+        terms.append("*".join(([number] if number != "1" or not powers else []) + powers))
+    return " + ".join(terms).replace("+ -", "- ") or "0"
+
+
+# ------------------------------------------------------------------------------------------------ flops
+
+
+def _step(rule: typed.Rule) -> Count:
+    """One token as written, every let once."""
+    out: Count = Counter()
+    for statement in rule.body:
+        if not isinstance(statement, typed.For):
+            out += flops(statement.value)
+    return out
+
+
+def flops(expr: Expr) -> Count:
+    out: Count = Counter()
+    for child in typed.children(expr):
+        out += flops(child)
+    entries = _entries(Type(expr.type.rows, expr.type.cols))
+    match expr:
+        case typed.Product(typed.Diag(), _) | typed.Product(_, typed.Diag()):
+            out += entries
+        case typed.Product(x, _):
+            out += entries if x.type.cols == 1 else _times(_product(entries, dim(x.type.cols)), 2)
+        case typed.Apply() | typed.Compare():
+            out += entries
+        case typed.RowWise() | typed.Rotate():
+            out += _times(entries, 4)
+        case typed.Reduce(_, x):
+            out += _entries(Type(x.type.rows, x.type.cols))
+        case typed.Solve(matrix, right, _, typed.Number(turns)):
+            out += _times(_product(_entries(matrix.type), dim(right.type.cols)), 2 * turns)
+        case typed.Solve(matrix, right):
+            out += _times(_product(_entries(matrix.type), dim(matrix.type.rows)), 2 / 3)
+            out += _times(_product(_entries(matrix.type), dim(right.type.cols)), 2)
+    return out
+
+
+def _chunk(token: TokenForm, rule: typed.Rule) -> Count:
+    """The chunk form per token: products with the state, C x C products of keys, their application, the solve."""
+    c: Count = Counter({("C",): 1})
+    out: Count = Counter()
+    for form in token.forms:
+        rows, cols = dim(form.rows), dim(form.cols)
+        writes = [w for s in form.steps for w in s.writes]
+        reads = sum(1 for w in writes if w.read is not None)
+        outs = sum(1 for r in token.reads if r.state == form.state and r.member == form.member)
+        entries = _product(rows, cols)
+        out += _times(entries, 2 * (len(writes) + reads + outs))
+        out += _times(_product(c, cols), 2 * len(writes) * (reads + outs))
+        out += _times(_product(c, rows), 2 * (reads * reads + len(writes) * outs))
+        out += _times(_product(c, c), reads**3 / 3)
+    for value in [x.value for x in token.lets] + [x.value for x in token.outputs]:
+        out += flops(value)
+    return out
