@@ -117,5 +117,10 @@ class Program:
     types: tuple[tuple[str, Type], ...] = ()  # declared types of inputs, params, states and outputs, for the caller
     chunk: int | None = None  # the only chunk length it is right for (it reads a frozen state); None: any
 
+    def port(self, node: Node) -> Port:
+        """Where an `input` node's tile comes from."""
+        assert node.op == "input" and isinstance(node.attr, int)
+        return self.ports[node.attr]
+
     def result(self, name: str, kind: ResultKind) -> Result:
         return next(r for r in self.results if r.name == name and r.kind is kind)

@@ -1,0 +1,93 @@
+"""From the linear reads and writes of one token to the program of a chunk of tokens.
+
+Demand-driven: an output asks for its reads, a read for the writes of its state, a write for its coefficients, which
+may be reads of states of earlier strata. Only what is asked for is made; every state's outgoing value is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ruledsl.algebra.verdict import MatrixForm, TokenForm
+from ruledsl.chunk.build import Builder, Tile
+from ruledsl.chunk.lower import Lowering
+from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind
+from ruledsl.chunk.recurrence import Recurrence
+from ruledsl.chunk.unsupported import UnsupportedForm
+from ruledsl.chunk.verify import verify
+from ruledsl.lang import typed
+
+
+def form(token: TokenForm, rule: typed.Rule, sizes: Mapping[str, int]) -> Program:
+    """The chunk program of an unrolled rule. `sizes` are the numbers of family sizes; the others stay symbols.
+
+    Padding: rows where VALID is 0 must repeat a real token; they leave the states alone, and their outputs mean
+    nothing. Raises UnsupportedForm.
+    """
+    return _Former(token, rule, sizes).program()
+
+
+class _Former:
+    def __init__(self, token: TokenForm, rule: typed.Rule, sizes: Mapping[str, int]) -> None:
+        self.b = Builder()
+        self._token = token
+        self._rule = rule
+        self._reads = {read.name: read for read in token.reads}
+        self._forms: dict[tuple[str, int | None], MatrixForm] = {(f.state, f.member): f for f in token.forms}
+        self._made: dict[tuple[str, int | None], Recurrence] = {}
+        self._making: list[tuple[str, int | None]] = []
+        self._read_tiles: dict[tuple[str, int], Tile] = {}
+        self._chunk: int | None = None
+        self._lowering = Lowering(self.b, rule, token, sizes, self._read, self._frozen)
+
+    def program(self) -> Program:
+        results: list[tuple[Result, Tile]] = []
+        for output in self._token.outputs:
+            if output.value.type.is_matrix:
+                raise UnsupportedForm(f"output {output.name} is a matrix for every token", output.span)
+            tile = self.b.per_token(self._lowering.row(output.value))
+            results.append((Result(output.name, ResultKind.OUTPUT, 0), tile))
+        for key, matrix in self._forms.items():
+            recurrence = self._recurrence(key)
+            results.append((Result(matrix.state, ResultKind.STATE, 0, recurrence.port), recurrence.outgoing))
+        types = tuple((s.name, s.type) for s in self._rule.symbols)
+        types += tuple((o.name, o.value.type) for o in self._token.outputs)
+        return verify(self.b.program(results, types, self._chunk))
+
+    def _recurrence(self, key: tuple[str, int | None]) -> Recurrence:
+        if key in self._made:
+            return self._made[key]
+        if key not in self._forms:
+            raise UnsupportedForm(f"{key[0]} has no matrix form")
+        if key in self._making:
+            raise UnsupportedForm(f"the coefficients of {key[0]} read {key[0]}")
+        self._making.append(key)
+        matrix = self._forms[key]
+        rows, cols = self._lowering.dim(matrix.rows), self._lowering.dim(matrix.cols)
+        self._made[key] = Recurrence(self.b, matrix, rows, cols, self._lowering.row)
+        self._making.pop()
+        return self._made[key]
+
+    def _read(self, name: str, lag: int) -> Tile:
+        key = name, lag
+        if key not in self._read_tiles:
+            read = self._reads[name]
+            self._read_tiles[key] = self._recurrence((read.state, read.member)).read(
+                read.vector, read.version, read.left, lag
+            )
+        return self._read_tiles[key]
+
+    def _frozen(self, e: typed.Frozen) -> Tile:
+        """The state as the chunk began: the incoming one, if chunks are as long as the rule says."""
+        length = self._lowering.integer(e.chunk)
+        if self._chunk not in (None, length):
+            raise UnsupportedForm("states are frozen for chunks of different lengths", e.span)
+        self._chunk = length
+        matrix = self._forms.get((e.name, None))
+        if matrix is None:
+            raise UnsupportedForm(f"{e.name} has no matrix form", e.span)
+        shape = self._lowering.dim(matrix.rows), self._lowering.dim(matrix.cols)
+        state = self.b.input(Port(matrix.state, PortKind.STATE), shape)
+        if e.type.is_matrix:
+            return state.T if matrix.transposed else state
+        return state.T if shape[0] != 1 else state
