@@ -1,0 +1,92 @@
+"""The walk from a rule's text to source text, one call per stage. No stage here imports torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ruledsl.algebra.verdict import TokenForm, Verdict
+from ruledsl.chunk.program import Program
+from ruledsl.lang import syntax, typed
+from ruledsl.lang.source import Source
+from ruledsl.schedule.plan import Schedule
+
+STAGES = ("syntax", "typed", "verdict", "chunk", "gradient", "schedule", "source")
+
+
+def read(path_or_text: str | os.PathLike[str]) -> Source:
+    """A path, or the text itself."""
+    from ruledsl.resources import load_source
+
+    return load_source(path_or_text)
+
+
+def parse(source: Source) -> syntax.Rule:
+    from ruledsl.lang.parse import parse
+
+    return parse(source)
+
+
+def check(rule: syntax.Rule) -> typed.Rule:
+    from ruledsl.lang.check import check
+
+    return check(rule)
+
+
+def verdict(rule: typed.Rule) -> Verdict:
+    from ruledsl.algebra.judge import judge
+
+    return judge(rule)
+
+
+def unroll(rule: typed.Rule, sizes: Mapping[str, int]) -> typed.Rule:
+    """Loops written out at given sizes; `unroll_sizes` names those it needs."""
+    from ruledsl.lang.unroll import unroll
+
+    return unroll(rule, sizes)
+
+
+def unroll_sizes(rule: typed.Rule) -> tuple[str, ...]:
+    from ruledsl.lang.unroll import loop_sizes
+
+    return loop_sizes(rule)
+
+
+def token_form(unrolled: typed.Rule) -> tuple[TokenForm | None, str]:
+    """The linear reads and writes of one token, or why there are none."""
+    from ruledsl.algebra.readout import token_form
+
+    return token_form(unrolled)
+
+
+def chunk(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, int]) -> Program:
+    """Raises UnsupportedForm for what has linear reads and writes but no chunk program."""
+    from ruledsl.chunk.form import form
+
+    return form(token, unrolled, sizes)
+
+
+def gradient(program: Program) -> Program:
+    from ruledsl.chunk.differentiate import differentiate
+
+    return differentiate(program)
+
+
+def schedule(
+    forward: Program,
+    backward: Program,
+    *,
+    device: str = "cpu",
+    sizes: Mapping[str, int] | None = None,
+    chunk: int | None = None,
+) -> Schedule:
+    from ruledsl.schedule.plan import plan
+    from ruledsl.schedule.target import target
+
+    return plan(forward, backward, target(device), sizes, chunk)
+
+
+def source(schedule: Schedule, rule: Source) -> str:
+    from ruledsl.emit.torch_text import torch_text
+
+    return torch_text(schedule, rule.text)

@@ -1,0 +1,299 @@
+"""The chunk-parallel form on torch: generated text over all chunks at once, on any device.
+
+The registered operator sees tiles; everything between the caller's tensors and tiles is plain torch (`layout`). Tiles
+are [B or 1, H or 1, N or 1, rows, cols], states [B or sequences, H, rows, cols] in the form's orientation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ruledsl import pipeline
+from ruledsl.algebra.verdict import TokenForm
+from ruledsl.chunk.program import Port, PortKind, Program, ResultKind
+from ruledsl.chunk.unsupported import UnsupportedForm
+from ruledsl.lang import typed
+from ruledsl.runtime import layout, registration
+from ruledsl.runtime.bind import Call
+from ruledsl.runtime.build import build
+from ruledsl.runtime.errors import BackendError
+from ruledsl.runtime.layout import Chunks
+from ruledsl.runtime.recurrent import expand_heads
+from ruledsl.runtime.setting import Setting
+from ruledsl.runtime.state import open_axes
+from ruledsl.runtime.statics import carried
+from ruledsl.runtime.token import Carry
+from ruledsl.schedule.keys import VALID, port_key
+from ruledsl.schedule.plan import Schedule
+
+if TYPE_CHECKING:
+    from ruledsl.runtime.rule import Rule
+
+Marks = tuple[Tensor, Tensor] | None  # is the chunk its sequence's first (last)? [N]; sequence of the chunk [N]
+_TILES = (PortKind.INPUT, PortKind.PARAM, PortKind.VALID, PortKind.POSITION, PortKind.HEAD, PortKind.HEADS)
+
+
+@dataclass(frozen=True, slots=True)
+class StateTile:
+    """A state, or member `member` of a family, as the form has it."""
+
+    key: str
+    name: str
+    member: int | None
+    transposed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What is compiled once for a rule and a chunk length."""
+
+    schedule: Schedule
+    ports: Mapping[str, Port]  # tiles by key, the valid tile apart
+    states: tuple[StateTile, ...]
+    kept: tuple[str, ...]  # states whose entering values the backward pass reads
+    with_gradient: frozenset[str]
+    text: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunkable:
+    """A rule's chunk program at some sizes of families and loops."""
+
+    program: Program
+    token: TokenForm
+    unrolled: typed.Rule
+    sizes: Mapping[str, int]
+
+
+def chunkable(rule: typed.Rule, sizes: Mapping[str, int]) -> Chunkable | str:
+    """The chunk program, or why there is none. `sizes` binds `pipeline.unroll_sizes(rule)`."""
+    unrolled = pipeline.unroll(rule, sizes)
+    token, why = pipeline.token_form(unrolled)
+    if token is None:
+        return f"the rule has no chunk form: {why}"
+    inputs = {s.name for s in rule.of(typed.Role.INPUT)}
+    carries = carried(unrolled, sizes)
+    if carries.frozen:
+        return "the rule has no chunk form: its state includes a copy from the chunk's start, which only the recurrent backend carries"
+    computed = [name for name in carries.lags if name not in inputs]
+    if computed:
+        return f"the rule has no chunk form: `{computed[0]}` is computed and looked back at"
+    try:
+        return Chunkable(pipeline.chunk(token, unrolled, sizes), token, unrolled, dict(sizes))
+    except UnsupportedForm as e:
+        return f"the rule has no chunk form: {e}"
+
+
+def form_of(rule: Rule, found: Chunkable, sizes: Mapping[str, int], chunk_size: int | None) -> Form:
+    """From the chunk program to the text, for tiles of `sizes`."""
+    schedule = pipeline.schedule(found.program, pipeline.gradient(found.program), sizes=sizes, chunk=chunk_size)
+    text = pipeline.source(schedule, rule.source)
+    forward, gradient = schedule.forward.program, schedule.backward.program
+    ports = {
+        port_key(p): p for p in (*forward.ports, *gradient.ports) if p.kind in _TILES and p.kind is not PortKind.VALID
+    }
+    states = state_tiles(found, forward)
+    with_gradient = frozenset(
+        port_key(r.port) for r in gradient.results if r.kind is ResultKind.GRADIENT and r.port is not None
+    )
+    key = hashlib.sha256(f"{rule.hash}\n{text}".encode()).hexdigest()[:24]
+    return Form(schedule, ports, states, schedule.saved, with_gradient, text, key)
+
+
+def state_tiles(found: Chunkable, forward: Program) -> tuple[StateTile, ...]:
+    """The states that leave the chunk, in the order of the program's results."""
+    transposed = {(f.state, f.member): f.transposed for f in found.token.forms}
+    ports = [
+        r.port if r.port is not None else Port(r.name, PortKind.STATE)
+        for r in forward.results
+        if r.kind is ResultKind.STATE
+    ]
+    members = [p.member[0] if p.member else None for p in ports]
+    return tuple(StateTile(port_key(p), p.name, j, transposed[p.name, j]) for p, j in zip(ports, members, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------ the plan
+
+
+@dataclass(frozen=True)
+class TorchPlan:
+    """`registration.Plan` of the generated text. Tensors: valid, tiles, states, then first, last, sequence if packed."""
+
+    form: Form
+    sizes: Mapping[str, int]
+    outputs: tuple[tuple[str, int], ...]  # name and columns
+    packed: bool
+
+    @property
+    def results(self) -> int:
+        return len(self.outputs) + len(self.form.states)
+
+    @property
+    def differentiable(self) -> tuple[bool, ...]:
+        names = [VALID, *self.form.ports, *(s.key for s in self.form.states)]
+        return tuple(n in self.form.with_gradient for n in names) + (False,) * (3 if self.packed else 0)
+
+    def forward(self, tensors: list[Tensor]) -> list[Tensor]:
+        tiles, states, first, _ = self._named(tensors)
+        outputs, entering, leaving = build(self.form.text).forward(tiles, states, first, self.sizes)
+        batch, heads, count, length = self._extent(tensors)
+        public = [outputs[name].expand(batch, heads, count, length, columns) for name, columns in self.outputs]
+        kept = [entering[k].expand(batch, heads, count, *states[k].shape[-2:]) for k in self.form.kept]
+        return [*public, *(leaving[s.key].expand_as(states[s.key]) for s in self.form.states), *kept]
+
+    def backward(self, tensors: list[Tensor], kept: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+        tiles, states, _, last = self._named(tensors)
+        douts = {name: g for (name, _), g in zip(self.outputs, grads, strict=False)}
+        dleaving = {s.key: g for s, g in zip(self.form.states, grads[len(self.outputs) :], strict=True)}
+        entering = dict(zip(self.form.kept, kept, strict=True))
+        dtiles, dstates = build(self.form.text).backward(tiles, entering, last, douts, dleaving, self.sizes)
+        found = {**dtiles, **dstates}
+        names = {**tiles, **states}
+        return [found[n].expand_as(names[n]) for n, wanted in zip(names, self.differentiable, strict=False) if wanted]
+
+    def like(self, tensors: list[Tensor]) -> list[Tensor]:
+        batch, heads, count, length = self._extent(tensors)
+        _, states, _, _ = self._named(tensors)
+        public = [tensors[0].new_empty(batch, heads, count, length, columns) for _, columns in self.outputs]
+        leaving = [states[s.key].new_empty(states[s.key].shape) for s in self.form.states]
+        kept = [states[k].new_empty(batch, heads, count, *states[k].shape[-2:]) for k in self.form.kept]
+        return [*public, *leaving, *kept]
+
+    def batched(self, tensors: list[Tensor]) -> bool:
+        return not self.packed
+
+    def _named(self, tensors: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], Marks, Marks]:
+        names = [VALID, *self.form.ports]
+        tiles = dict(zip(names, tensors, strict=False))
+        end = len(names) + len(self.form.states)
+        states = {s.key: x for s, x in zip(self.form.states, tensors[len(names) : end], strict=True)}
+        if not self.packed:
+            return tiles, states, None, None
+        first, last, sequence = tensors[end:]
+        return tiles, states, (first, sequence), (last, sequence)
+
+    def _extent(self, tensors: list[Tensor]) -> tuple[int, int, int, int]:
+        """B, H, N, C, from a tile that varies by token."""
+        token = next(x for x, p in zip(tensors[1:], self.form.ports.values(), strict=False) if p.kind is PortKind.INPUT)
+        return token.shape[0], token.shape[1], token.shape[2], token.shape[3]
+
+
+# ------------------------------------------------------------------------------------------------ a call
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    rule: typed.Rule
+    form: Form
+    key: str  # of the registered plan
+
+
+def prepare(rule: Rule, setting: Setting) -> Compiled:
+    """Compile and register the rule at these sizes. BackendError: it has no chunk form."""
+    sizes = dict(setting.sizes)
+    found = rule.chunkable(sizes)
+    if isinstance(found, str):
+        raise BackendError(f"backend 'torch': {found}")
+    form = rule.form(sizes, setting.chunk_size)
+    key = "-".join([form.key, "packed" if setting.packed else "whole", *(f"{k}{v}" for k, v in setting.sizes)])
+    if registration.registered(key) is None:
+        outputs = tuple(
+            (o.name, typed.dim_value(o.value.type.rows, sizes) * typed.dim_value(o.value.type.cols, sizes))
+            for o in rule.typed.outputs
+        )
+        registration.register(key, TorchPlan(form, sizes, outputs, setting.packed))
+    return Compiled(rule.typed, form, key)
+
+
+def run(compiled: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None) -> tuple[dict[str, Tensor], Carry]:
+    """Outputs [B, T, H, (family...), rows, cols] and the carry after the last token."""
+    rule, form = compiled.rule, compiled.form
+    if call.length == 0:
+        return {o.name: no_tokens(call, o.value.type) for o in rule.outputs}, carry
+    length = form.schedule.chunk
+    chunks = (
+        layout.whole(call.length, length, call.device)
+        if cu_seqlens is None
+        else layout.packed(call.length, length, cu_seqlens)
+    )
+    types = {s.name: s.type for s in rule.symbols}
+    tokens = {n: open_axes(expand_heads(x, 2, call.heads).to(call.dtype), types[n]) for n, x in call.inputs.items()}
+    tiles = [_tile(port, tokens, call, types, chunks, carry) for port in form.ports.values()]
+    states = [state_entering(carry, s) for s in form.states]
+    packing = [] if chunks.packing is None else [chunks.packing.first, chunks.packing.last, chunks.packing.sequence]
+
+    found = registration.run(compiled.key, [layout.valid_tile(chunks, call.dtype), *tiles, *states, *packing])
+    outputs = {o.name: _output(x, chunks, call, o.value.type) for o, x in zip(rule.outputs, found, strict=False)}
+    leaving = dict(zip(form.states, found[len(outputs) :], strict=True))
+    return outputs, carry_after(carry, leaving, tokens, chunks, call)
+
+
+def _tile(
+    port: Port, tokens: Mapping[str, Tensor], call: Call, types: Mapping[str, typed.Type], chunks: Chunks, carry: Carry
+) -> Tensor:
+    like: dict[str, Any] = {"dtype": call.dtype, "device": call.device}
+    match port.kind:
+        case PortKind.INPUT:
+            x, ring = tokens[port.name], carry.prev.get(port.name)
+            for j in port.member:
+                x, ring = x[:, :, :, j - 1], None if ring is None else ring[:, :, :, j - 1]
+            return layout.to_tile(x.flatten(-2), chunks, port.lag, None if ring is None else ring.flatten(-2))
+        case PortKind.PARAM:
+            p = open_axes(call.params[port.name].to(call.dtype), types[port.name])
+            for j in port.member:
+                p = p[:, j - 1]
+            return (p if types[port.name].is_matrix else p.mT)[None, :, None]
+        case PortKind.POSITION:
+            return layout.position_tile(chunks, carry.t, call.dtype)
+        case PortKind.HEAD:
+            return torch.arange(call.heads, **like).reshape(1, -1, 1, 1, 1)
+        case PortKind.HEADS:
+            return torch.full((1, 1, 1, 1, 1), float(call.heads), **like)
+        case _:
+            raise AssertionError(f"no tile for {port}")
+
+
+def state_entering(carry: Carry, state: StateTile) -> Tensor:
+    """[B or sequences, H, rows, cols] in the form's orientation."""
+    x = carry.states[state.name]
+    x = x if state.member is None else x[:, :, state.member - 1]
+    return x.mT if state.transposed else x
+
+
+def carry_after(
+    carry: Carry, leaving: Mapping[StateTile, Tensor], tokens: Mapping[str, Tensor], chunks: Chunks, call: Call
+) -> Carry:
+    """The carry after the last token. `leaving`: states in the form's orientation; `tokens`: inputs with axes opened."""
+    states = dict(carry.states)
+    members: dict[str, dict[int, Tensor]] = {}
+    for tile, x in leaving.items():
+        x = x.mT if tile.transposed else x
+        if tile.member is None:
+            states[tile.name] = x
+        else:
+            members.setdefault(tile.name, {})[tile.member] = x
+    states |= {name: torch.stack([parts[j] for j in sorted(parts)], 2) for name, parts in members.items()}
+    prev = {}
+    for name, ring in carry.prev.items():
+        flat = layout.next_ring(tokens[name].flatten(3), chunks, ring.flatten(3))
+        prev[name] = flat.unflatten(3, ring.shape[3:])
+    t = None if carry.t is None else carry.t + (call.length if chunks.lengths is None else chunks.lengths)
+    return replace(carry, states=states, prev=prev, t=t)
+
+
+def _output(x: Tensor, chunks: Chunks, call: Call, type_: typed.Type) -> Tensor:
+    shape = (typed.dim_value(type_.rows, call.sizes), typed.dim_value(type_.cols, call.sizes))
+    return layout.from_tile(x, chunks).unflatten(-1, shape)
+
+
+def no_tokens(call: Call, type_: typed.Type) -> Tensor:
+    """The output of an empty sequence."""
+    dims = (typed.dim_value(d, call.sizes) for d in (*type_.family, type_.rows, type_.cols))
+    return torch.zeros(call.batch, 0, call.heads, *dims, dtype=call.dtype, device=call.device)
