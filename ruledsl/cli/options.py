@@ -1,0 +1,25 @@
+"""Choices that several commands offer."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Backend(StrEnum):
+    TORCH = "torch"
+    TRITON = "triton"
+
+
+class Stage(StrEnum):
+    SYNTAX = "syntax"
+    TYPED = "typed"
+    VERDICT = "verdict"
+    CHUNK = "chunk"
+    GRADIENT = "gradient"
+    SCHEDULE = "schedule"
+    SOURCE = "source"
+
+
+class Notation(StrEnum):
+    TEXT = "text"
+    LATEX = "latex"

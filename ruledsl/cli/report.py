@@ -1,0 +1,81 @@
+"""A verdict for people: the verdict line first, then what it rests on, then what is to blame."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator
+
+from rich.text import Text
+
+from ruledsl.algebra.verdict import Kind, Verdict
+from ruledsl.cli.remedy import remedy
+from ruledsl.cli.say import console, diagnostics
+from ruledsl.lang.diagnostic import Diagnostic, RuleError, Severity
+
+COLOUR = {Kind.DENSE: "bold yellow", Kind.SEQUENTIAL: "bold red", Kind.UNDECIDED: "bold yellow"}
+LABEL = 14  # columns before the text of a fact
+MEANING = {
+    Kind.CLOSED: "a run of tokens composes to one map of constant size",
+    Kind.CHUNKWISE: "a chunk of tokens is computed at once",
+    Kind.DENSE: "composing tokens costs dense products",
+    Kind.REPARAMETRISED: "composes after a change of variables",
+    Kind.FROZEN: "a chunk of tokens is computed at once, given its first state",
+    Kind.SEQUENTIAL: "tokens have to be taken one by one",
+    Kind.UNDECIDED: "not proven either way; tokens are taken one by one",
+}
+
+
+def report(verdict: Verdict) -> None:
+    """Everything that `check` says about a rule that is one, in the order: what, why, how stable, at what price."""
+    out = console()
+    out.print(headline(verdict), soft_wrap=True)
+    for label, text in _facts(verdict):
+        for i, line in enumerate(_wrapped(text, out.width - LABEL)):
+            out.print(f"  {label if i == 0 else '':{LABEL - 2}}{line}", soft_wrap=True)
+    if verdict.blame is not None and not verdict.kind.parallel:
+        label = f"{verdict.kind} because of this"
+        found = Diagnostic("RD701", verdict.reason, verdict.blame, label, hint=remedy(verdict), severity=Severity.NOTE)
+        print()
+        diagnostics(RuleError(verdict.rule.source, [found]), sys.stdout)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width`, or of 20 where that is less."""
+    return [part for line in text.split("\n") for part in textwrap.wrap(line, max(width, 20), break_on_hyphens=False)]
+
+
+def colour(kind: Kind) -> str:
+    """The style of a verdict's name."""
+    return COLOUR.get(kind, "bold green")
+
+
+def headline(verdict: Verdict) -> Text:
+    """`FILE: KIND (NUMBER): MEANING`."""
+    line = Text(f"{verdict.rule.source.name}: ")
+    line.append(str(verdict.kind), colour(verdict.kind))
+    number = "" if verdict.kind is Kind.UNDECIDED else f" ({verdict.kind.number})"
+    return line.append(f"{number}: {MEANING[verdict.kind]}")
+
+
+def _facts(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    stability, price = verdict.stability, verdict.price
+    yield "transition", verdict.transition
+    yield "why", verdict.reason
+    if len(verdict.strata) > 1:
+        for stratum in verdict.strata:
+            yield ", ".join(stratum.states), f"{stratum.kind}, {stratum.structure}: {stratum.reason}"
+    yield "stability", f"{stability.claim}: {stability.bound}" if stability.bound else stability.claim
+    if stability.proof:
+        yield "", stability.proof
+    for promise in stability.assumptions:
+        yield "", f"given {promise}"
+    yield "state", f"{price.state_bytes} bytes per head, whatever the length"
+    yield "training", f"{price.train_flops} flops, {price.train_bytes} bytes per token and head"
+    yield "decoding", f"{price.decode_flops} flops, {price.decode_bytes} bytes per token and head"
+    if price.note:
+        yield "", price.note
+    if verdict.token is None and verdict.no_form:
+        yield "chunk form", f"none: {verdict.no_form}"
+    for note in dict.fromkeys((*verdict.rule.notes, *verdict.notes)):
+        yield "note", note

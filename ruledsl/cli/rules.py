@@ -1,0 +1,44 @@
+"""`ruledsl rules`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ruledsl.algebra.verdict import Verdict
+
+
+def rules() -> None:
+    """List the rules that come with ruledsl and their verdicts."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from ruledsl.cli.read import collection, judge
+    from ruledsl.cli.report import colour
+    from ruledsl.cli.say import console
+    from ruledsl.resources import load_source
+
+    out = console()
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("rule", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("class", overflow="fold")
+    table.add_column("state bytes", overflow="fold")
+    table.add_column("chunk form", no_wrap=True)
+    with out.status("judging ..."):
+        for path in collection():
+            verdict = judge(load_source(path))
+            form = "yes" if verdict.token is not None else "no"
+            table.add_row(
+                path.stem,
+                Text(str(verdict.kind), colour(verdict.kind)),
+                _structure(verdict),
+                verdict.price.state_bytes,
+                form,
+            )
+    out.print(table)
+
+
+def _structure(verdict: Verdict) -> str:
+    """The structure of the stratum that decided."""
+    return max(verdict.strata, key=lambda s: s.kind.number).structure if verdict.strata else "no state"

@@ -1,0 +1,102 @@
+"""A rule's stages, made when they are asked for, and each of them as text.
+
+The text of a stage depends on the rule's text and the backend alone: no file name, date or version is in it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from ruledsl import pipeline
+from ruledsl.algebra.verdict import Verdict
+from ruledsl.chunk.program import Program
+from ruledsl.chunk.unsupported import UnsupportedForm
+from ruledsl.cli.exits import Exit, Stop
+from ruledsl.cli.options import Backend, Stage
+from ruledsl.lang import syntax, typed
+from ruledsl.lang.diagnostic import Diagnostic, RuleError
+from ruledsl.lang.source import NOWHERE, Source, Span
+from ruledsl.schedule.plan import Schedule
+
+
+class Walk:
+    """The pipeline over one source. Every stage raises RuleError for a text that is no rule, and those from `chunk` on
+    for a rule that has no chunk form."""
+
+    def __init__(self, origin: Source, backend: Backend = Backend.TORCH) -> None:
+        self.origin = origin
+        self.backend = backend
+
+    @cached_property
+    def syntax(self) -> syntax.Rule:
+        return pipeline.parse(self.origin)
+
+    @cached_property
+    def typed(self) -> typed.Rule:
+        return pipeline.check(self.syntax)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        return pipeline.verdict(self.typed)
+
+    @cached_property
+    def chunk(self) -> Program:
+        if self.verdict.token is None:
+            raise self._no_form(self.verdict.no_form, self.verdict.blame)
+        try:
+            return pipeline.chunk(self.verdict.token, self.verdict.rule, self.verdict.sizes)
+        except UnsupportedForm as error:
+            raise self._no_form(error.reason, error.span) from None
+
+    @cached_property
+    def gradient(self) -> Program:
+        return pipeline.gradient(self.chunk)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        if self.backend is not Backend.TORCH:
+            raise Stop(Exit.USAGE, f"--backend {self.backend.value}: this version writes torch text only")
+        return pipeline.schedule(self.chunk, self.gradient, device="cpu")
+
+    @cached_property
+    def source(self) -> str:
+        return pipeline.source(self.schedule, self.origin)
+
+    def _no_form(self, reason: str, span: Span | None) -> RuleError:
+        if span is None or span == NOWHERE:
+            span = next((s.span for s in self.syntax.statements if isinstance(s, syntax.Assign)), Span(0, 1))
+        found = Diagnostic(
+            "RD702", "this rule has no chunk-parallel form", span, reason, hint="the recurrent backend runs it"
+        )
+        return RuleError(self.origin, [found])
+
+
+def text(walk: Walk, stage: Stage) -> str:
+    """A stage for people, ending in a newline."""
+    match stage:
+        case Stage.SYNTAX:
+            from ruledsl.lang.unparse import unparse
+
+            return unparse(walk.syntax)
+        case Stage.TYPED:
+            from ruledsl.cli.typed_text import typed_text
+
+            return typed_text(walk.typed)
+        case Stage.VERDICT:
+            from ruledsl.cli.verdict_text import verdict_text
+
+            return verdict_text(walk.verdict)
+        case Stage.CHUNK:
+            from ruledsl.chunk.show import show
+
+            return show(walk.chunk)
+        case Stage.GRADIENT:
+            from ruledsl.chunk.show import show
+
+            return show(walk.gradient)
+        case Stage.SCHEDULE:
+            from ruledsl.schedule import show as schedule
+
+            return schedule.text(walk.schedule)
+        case Stage.SOURCE:
+            return walk.source

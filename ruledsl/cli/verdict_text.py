@@ -1,0 +1,90 @@
+"""A verdict as text, in full and without colours: the golden form, and what `explain RULE` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ruledsl.algebra.text import plain
+from ruledsl.algebra.verdict import Decay, MatrixForm, Read, TokenForm, Verdict, Write
+from ruledsl.lang.source import Span
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """Kind, strata, stability, price, and the normal form where there is one; ends in a newline."""
+    return "\n".join(_lines(verdict)) + "\n"
+
+
+def _lines(verdict: Verdict) -> Iterator[str]:
+    yield f"verdict     {verdict.kind} ({verdict.kind.number})"
+    yield "transition  " + verdict.transition.replace("\n", f"\n{' ' * 12}")
+    for stratum in verdict.strata:
+        rank = "" if stratum.rank is None else f", rank {stratum.rank} per token"
+        yield f"stratum     {', '.join(stratum.states)}: {stratum.kind}, {stratum.structure}{rank}"
+        yield f"            {stratum.reason}"
+        if stratum.blame is not None:
+            yield f"            blame: {_blamed(verdict, stratum.blame)}"
+    stability = verdict.stability
+    yield f"stability   {stability.claim}{f': {stability.bound}' if stability.bound else ''}"
+    yield from (
+        f"            {line}" for line in (stability.proof, *(f"given {a}" for a in stability.assumptions)) if line
+    )
+    price = verdict.price
+    yield f"state       {price.state_bytes} bytes per head"
+    yield f"training    {price.train_flops} flops, {price.train_bytes} bytes per token and head"
+    yield f"decoding    {price.decode_flops} flops, {price.decode_bytes} bytes per token and head"
+    if price.note:
+        yield f"            {price.note}"
+    yield from (f"note        {note}" for note in dict.fromkeys((*verdict.rule.notes, *verdict.notes)))
+    if verdict.token is None:
+        yield f"chunk form  none: {verdict.no_form}"
+    else:
+        yield from _token(verdict.token)
+
+
+def _blamed(verdict: Verdict, span: Span) -> str:
+    line, column = verdict.rule.source.position(span.start)
+    return f"{' '.join(verdict.rule.source.slice(span).split())} at {line}:{column}"
+
+
+def _token(token: TokenForm) -> Iterator[str]:
+    for form in token.forms:
+        yield from _form(form)
+    for let in token.lets:
+        yield f"let         {let.name} = {plain(let.value)}"
+    for read in token.reads:
+        yield f"read        {_read(read)}"
+    for output in token.outputs:
+        yield f"output      {output.name} = {plain(output.value)}"
+
+
+def _form(form: MatrixForm) -> Iterator[str]:
+    name = form.state if form.member is None else f"{form.state}[{form.member}]"
+    yield f"form        {name}{'^T' if form.transposed else ''} [{form.rows}, {form.cols}]"
+    for step in form.steps:
+        decays = [
+            f"{side} decay {_decay(decay)}" for side, decay in (("left", step.left), ("right", step.right)) if decay
+        ]
+        yield f"  step {step.version}    {'; '.join(decays) or 'no decay'}"
+        yield from (f"    write   {_write(write)}" for write in step.writes)
+
+
+def _decay(decay: Decay) -> str:
+    return plain(decay.value) + (f", log {plain(decay.log)}" if decay.log is not None else "")
+
+
+def _write(write: Write) -> str:
+    """`scale * (gain * S read + value) key^T`, each in brackets."""
+    parts = []
+    if write.gain is not None and write.read is not None:
+        parts.append(
+            f"[{plain(write.gain)}] (S [{plain(write.read)}]{' after the decay' if write.after_decay else ''})"
+        )
+    if write.value is not None:
+        parts.append(f"[{plain(write.value)}]")
+    scale = "" if write.scale is None else f"[{plain(write.scale)}] * "
+    return f"{scale}({' + '.join(parts)}) [{plain(write.key)}]^T"
+
+
+def _read(read: Read) -> str:
+    state = f"{read.state}{'' if read.member is None else f'[{read.member}]'}, version {read.version}"
+    return f"{read.name} = M{'^T' if read.left else ''} [{plain(read.vector)}]   (M: {state})"

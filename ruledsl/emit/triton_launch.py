@@ -1,0 +1,184 @@
+"""The functions that allocate and launch: `forward` and `backward` of a generated module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ruledsl.chunk.program import PortKind, Program, ResultKind, Rows
+from ruledsl.emit.triton_definition import Definition
+from ruledsl.emit.triton_frame import Frame
+from ruledsl.emit.triton_kernel import wide
+from ruledsl.emit.triton_memory import TensorKind, result_name, result_type
+from ruledsl.emit.triton_names import dim_name, dim_text, tensor_key, tensor_name
+from ruledsl.lang.typed import Dim, DimOp, dim_value
+
+
+def launcher(direction: str, definitions: Sequence[Definition], program: Program) -> str:
+    """`direction`: "forward" or "backward"; `program`: whose outputs and final states, or gradients, it returns."""
+    back = direction == "backward"
+    dims: dict[str, Dim] = {}
+    for d in definitions:
+        dims |= d.dims
+    for _, type_ in program.types:
+        for dim in type_.dims:
+            if isinstance(dim, str):
+                dims[dim_name(dim)] = dim
+    symbols = sorted(d for d in dims.values() if isinstance(d, str))
+    derived = [d for d in dims.values() if not isinstance(d, str)]
+    lines = [
+        *_sizes([*symbols, *derived]),
+        'C = plan["chunk"]',
+        "LEVELS = C.bit_length() - 1",
+        "N, S = chunks.starts.numel(), chunks.begins.numel()",
+        "some = next(iter(x.values()))",
+        "tokens, device, dtype = plan['tokens'], some.device, plan['dtype']",
+        "OP = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[dtype]",
+        'IP, IP_SOLVE = plan["precision"], plan["solve_precision"]',
+        f"ROWS = {_rows(definitions)}",
+        'BLOCK = min(plan["block"], max(16, triton.next_power_of_2(ROWS))) if ROWS > 1 else 1',
+        "tables = (chunks.starts, chunks.counts, chunks.places)",
+    ]
+    made: set[str] = set()
+    for d in definitions:
+        lines += _allocate(d, made)
+        lines += _launch(d)
+    outputs, states = _returned(definitions, "gradient" if back else "forward")
+    lines.append(f"return {_table(outputs)}, {_table(states)}")
+    extra = ", d_outputs, d_final" if back else ""
+    body = "\n".join(f"    {line}" for line in lines)
+    return f"def {direction}(x, initial, chunks, H, sizes, plan{extra}):\n{body}\n"
+
+
+def padded_sizes(programs: Iterable[Program], sizes: Mapping[str, int]) -> frozenset[Dim]:
+    """The axes of the programs' tiles that have padded lanes at these sizes."""
+    axes = {axis for p in programs for node in p.nodes for axis in node.shape}
+    found = {axis for axis in axes if not isinstance(axis, Rows) and axis != 1}
+    return frozenset(d for d in found if (v := dim_value(d, sizes)) & (v - 1) or v < 16)
+
+
+# ------------------------------------------------------------------------------------------------ sizes
+
+
+def _sizes(dims: Iterable[Dim]) -> list[str]:
+    lines = []
+    for dim in dims:
+        name = dim_name(dim)
+        value = f'sizes["{dim}"]' if isinstance(dim, str) else dim_text(dim)
+        lines += [f"{name} = {value}", f"B_{name} = {_padded(dim, name)}"]
+    return lines
+
+
+def _padded(dim: Dim, name: str) -> str:
+    """K/2 is padded to half of what K is padded to, so that pairs of columns stay pairs."""
+    match dim:
+        case DimOp("/", left, int(right)) if right & (right - 1) == 0:
+            return f"max(16, triton.next_power_of_2({dim_name(left)})) // {right}"
+        case DimOp("*", int(right), left) | DimOp("*", left, int(right)) if right & (right - 1) == 0:
+            return f"max(16, triton.next_power_of_2({dim_name(left)})) * {right}"
+        case _:
+            return f"max(16, triton.next_power_of_2({name}))"
+
+
+def _rows(definitions: Sequence[Definition]) -> str:
+    """The size that is the number of state rows."""
+    for d in definitions:
+        for index, node in enumerate(d.frame.program.nodes):
+            for axis in (0, 1):
+                if d.frame.is_rows(index, axis):
+                    extent = node.shape[axis]
+                    assert not isinstance(extent, Rows)
+                    return dim_name(extent)
+    return "1"
+
+
+# ------------------------------------------------------------------------------------------------ allocation
+
+
+def _allocate(d: Definition, made: set[str]) -> list[str]:
+    """The tensors that a kernel writes, as far as no kernel before it did."""
+    frame, kernel = d.frame, d.kernel
+    lines = []
+    for b in [*kernel.writes, *(c.keep for c in kernel.carries if c.keep)]:
+        if b.name not in made:
+            made.add(b.name)
+            rows, columns = (frame.count(e) for e in frame.node(b.node).shape)
+            dtype = "dtype" if b.operand else "torch.float32"
+            lines.append(f"{b.name} = torch.empty((N, H, {rows}, {columns}), dtype={dtype}, device=device)")
+    for r in kernel.results:
+        name = result_name(r)
+        if name in made:
+            continue
+        made.add(name)
+        axes = [dim_text(dim) for dim in result_type(frame, r).dims]
+        if d.tensors[name] is TensorKind.PARTIAL:
+            lines.append(f"{name} = torch.zeros(({', '.join(['N', 'H', *axes])},), dtype=torch.float32, device=device)")
+            continue
+        key = r.name if r.port is None else tensor_key(r.port)
+        whole = "zeros" if r.port is not None and r.port.member else "empty"
+        shape = ", ".join(["tokens", "H", *axes])
+        lines.append(f"{name} = torch.{whole}(({shape},), dtype=plan['dtypes']['{key}'], device=device)")
+    for c in kernel.carries:
+        source = "d_final" if kernel.program == "gradient" else "initial"
+        lines.append(f"{kernel.name}_{c.state} = torch.empty_like({source}['{c.state}'])")
+    return lines
+
+
+# ------------------------------------------------------------------------------------------------ launches
+
+
+def _launch(d: Definition) -> list[str]:
+    kernel = d.kernel
+    values: list[str] = []
+    for name, kind in d.tensors.items():
+        match kind:
+            case TensorKind.TOKEN:
+                source = _source(d.frame, name)
+                values += [source, f"{source}.stride(0)", f"{source}.stride(1)", f"H // {source}.shape[1]"]
+            case TensorKind.PARAM:
+                values.append(_source(d.frame, name))
+            case _:
+                values.append(name)
+    source = "d_final" if kernel.program == "gradient" else "initial"
+    for c in kernel.carries:
+        values += [f"{source}['{c.state}']", f"{kernel.name}_{c.state}"]
+    values += ["*tables"] + (["chunks.begins", "chunks.ends"] if d.serial else []) + ["H"]
+    given = {"BLOCKS": "triton.cdiv(ROWS, BLOCK)"}
+    if "WIDE" in d.constants:
+        length = f"triton.next_power_of_2({wide(d.frame)} * C)"
+        given |= {"WIDE": length, "WIDE_LEVELS": f"{length}.bit_length() - 1"}
+    if d.serial and not kernel.split:
+        given |= {"BLOCK": "max(16, triton.next_power_of_2(ROWS)) if ROWS > 1 else 1", "BLOCKS": "1"}
+    constants = ", ".join(f"{c}={given.get(c, c)}" for c in d.constants)
+    grid = "(N, H)" if not d.serial else "(S * H, triton.cdiv(ROWS, BLOCK))" if kernel.split else "(S * H, 1)"
+    return [
+        f"{kernel.name}_kernel[{grid}](",
+        f"    {', '.join(values)},",
+        f"    {constants}, num_warps=plan['warps']['{kernel.mode}'], num_stages=plan['stages'],",
+        ")",
+    ]
+
+
+def _source(frame: Frame, name: str) -> str:
+    """The caller's tensor behind a pointer argument."""
+    for port in frame.program.ports:
+        if port.kind is PortKind.COTANGENT and name == f"d_{port.name}":
+            return f"d_outputs['{port.name}']"
+        if port.kind in (PortKind.INPUT, PortKind.PARAM) and name == tensor_name(port):
+            return f"x['{tensor_key(port)}']"
+    raise AssertionError(name)
+
+
+def _returned(definitions: Sequence[Definition], program: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Variables by key: outputs or gradients, and states; `program`: whose states are returned."""
+    found: dict[str, str] = {}
+    states: dict[str, str] = {}
+    for d in definitions:
+        for r in d.kernel.results:
+            found[r.name if r.kind is ResultKind.OUTPUT or r.port is None else tensor_key(r.port)] = result_name(r)
+        if d.kernel.program == program:
+            states |= {c.state: f"{d.kernel.name}_{c.state}" for c in d.kernel.carries}
+    return found, states
+
+
+def _table(entries: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"'{key}': {name}" for key, name in entries.items()) + "}"

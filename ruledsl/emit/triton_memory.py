@@ -1,0 +1,161 @@
+"""Loads and stores of one kernel, and the tensors that they make its arguments.
+
+Buffers and states are contiguous, [chunk or sequence, head, rows, columns]; what the caller owns comes with the strides
+of token and head, and heads that share one ("group"). Bases are 64-bit: `n`, `s` and `token` are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ruledsl.chunk.program import PortKind, Result, ResultKind, Rows
+from ruledsl.emit.triton_frame import Frame, sides
+from ruledsl.emit.triton_names import member_offset, safe, tensor_name
+from ruledsl.lang.typed import Type
+from ruledsl.schedule.attributes import place
+from ruledsl.schedule.kernels import Buffer
+from ruledsl.schedule.slots import slots
+from ruledsl.schedule.unsupported import unsupported
+
+
+class TensorKind(StrEnum):
+    """What a pointer argument points to."""
+
+    TOKEN = "token"  # of the caller, by token and head; has strides
+    PARAM = "param"  # of the caller, by head
+    BUFFER = "buffer"  # between kernels, by chunk and head
+    RESULT = "result"  # by token and head, contiguous
+    PARTIAL = "partial"  # a gradient by chunk and head, for the caller to add up
+
+
+@dataclass(slots=True)
+class Memory:
+    """Texts of loads and stores. `tensors`: pointer arguments, in the order in which they were needed."""
+
+    frame: Frame
+    tensors: dict[str, TensorKind] = field(default_factory=dict)
+
+    def _tensor(self, name: str, kind: TensorKind) -> str:
+        self.tensors.setdefault(name, kind)
+        return name
+
+    # ------------------------------------------------------------------------------------------- loads
+
+    def load_buffer(self, buffer: Buffer, orientation: str) -> str:
+        """The tile of a buffer's node."""
+        return f"tl.load({self._buffer_pointer(buffer.name, buffer.node, orientation)}).to(tl.float32)"
+
+    def load_block(self, index: int, buffer: Buffer, orientation: str) -> str:
+        """Rows of one slot and columns of another of an interleaved inverse in memory."""
+        i, j = place(self.frame.node(index))
+        m = slots(self.frame.node(buffer.node).shape[0])
+        return f"tl.load({self.system(buffer)} + {interleaved(m, i, j, orientation)})"
+
+    def load_port(self, index: int, orientation: str) -> str:
+        """What an `input` node reads."""
+        frame = self.frame
+        node = frame.node(index)
+        port = frame.program.port(node)
+        down, _ = sides(orientation)
+        match port.kind:
+            case PortKind.VALID:
+                return f"valid{down}.to(tl.float32)"
+            case PortKind.POSITION:
+                return f"(place + row){down}.to(tl.float32)"
+            case PortKind.HEAD:
+                return "h.to(tl.float32)"
+            case PortKind.HEADS:
+                return "(H * 1.0)"
+            case PortKind.SIZE:
+                frame.note(port.name)
+                return f"({safe(port.name)} * 1.0)"
+            case PortKind.PARAM:
+                name = self._tensor(tensor_name(port), TensorKind.PARAM)
+                type_ = frame.types[port.name]
+                base = f"{name} + h * ({frame.width(type_)}) + {member_offset(port, type_)}"
+                if node.shape == (1, 1):
+                    return f"tl.load({base}).to(tl.float32)"
+                spread = frame.spread(index, orientation, frame.row_lanes(index), frame.count(node.shape[1]))
+                return f"tl.load({base} + {spread}).to(tl.float32)"
+            case PortKind.INPUT | PortKind.COTANGENT:
+                cotangent = port.kind is PortKind.COTANGENT
+                name = self._tensor(f"d_{port.name}" if cotangent else tensor_name(port), TensorKind.TOKEN)
+                type_ = frame.types[port.name]
+                frame.width(type_)
+                base = f"{name} + (h // {name}_group) * {name}_head + {member_offset(port, type_)}"
+                load = f"tl.load({base} + {frame.spread(index, orientation, 'token', f'{name}_token')}).to(tl.float32)"
+                return f"tl.where(valid{down}, {load}, 0.0)" if cotangent else load
+            case PortKind.STATE:
+                raise unsupported(f"the state `{port.name}`, which nothing carries, has no Triton form")
+
+    def load_state(self, index: int, name: str, orientation: str) -> str:
+        """The state that enters a sequence."""
+        return f"tl.load({self._state_pointer(index, name, orientation)}).to(tl.float32)"
+
+    # ------------------------------------------------------------------------------------------- stores
+
+    def store_buffer(self, name: str, index: int, value: str, orientation: str = "n") -> str:
+        """A node's tile to its buffer."""
+        return self._store(self._buffer_pointer(name, index, orientation), index, value, orientation)
+
+    def store_state(self, index: int, name: str, value: str, orientation: str) -> str:
+        """The state that leaves a sequence."""
+        return self._store(self._state_pointer(index, name, orientation), index, value, orientation)
+
+    def store_result(self, result: Result, value: str) -> str:
+        """An output or a gradient: of a token input by token, of a param by chunk."""
+        frame, index = self.frame, result.node
+        shape = frame.node(index).shape
+        wide = frame.width(result_type(frame, result))
+        offset = member_offset(result.port, result_type(frame, result))
+        if isinstance(shape[0], Rows):
+            name = self._tensor(result_name(result), TensorKind.RESULT)
+            spread = frame.spread(index, "n", "token", f"(H * ({wide}))")
+            pointer = f"{name} + h * ({wide}) + {offset} + {spread}"
+            return self._store(pointer, index, value, "n", "valid[:, None]")
+        name = self._tensor(result_name(result), TensorKind.PARTIAL)
+        spread = frame.spread(index, "n", frame.row_lanes(index), frame.count(shape[1]))
+        return self._store(f"{name} + (n * H + h) * ({wide}) + {offset} + {spread}", index, value, "n")
+
+    def _store(self, pointer: str, index: int, value: str, orientation: str, valid: str = "") -> str:
+        mask = " & ".join(m for m in (valid, self.frame.masks(index, orientation)) if m)
+        value = self.frame.whole(index, value, orientation)
+        return f"tl.store({pointer}, {value}, mask={mask})" if mask else f"tl.store({pointer}, {value})"
+
+    # ------------------------------------------------------------------------------------------- pointers
+
+    def _buffer_pointer(self, name: str, index: int, orientation: str) -> str:
+        self._tensor(name, TensorKind.BUFFER)
+        rows, columns = (self.frame.count(e) for e in self.frame.node(index).shape)
+        spread = self.frame.spread(index, orientation, self.frame.row_lanes(index), columns)
+        return f"{name} + (n * H + h) * ({rows} * {columns}) + {spread}"
+
+    def _state_pointer(self, index: int, name: str, orientation: str) -> str:
+        rows, columns = (self.frame.count(e) for e in self.frame.node(index).shape)
+        spread = self.frame.spread(index, orientation, self.frame.row_lanes(index), columns)
+        return f"{name} + (s * H + h) * ({rows} * {columns}) + {spread}"
+
+    def system(self, buffer: Buffer) -> str:
+        """Where an interleaved system begins."""
+        name = self._tensor(buffer.name, TensorKind.BUFFER)
+        m = slots(self.frame.node(buffer.node).shape[0])
+        return f"{name} + (n * H + h) * ({m} * C * {m} * C)"
+
+
+def interleaved(m: int, i: int, j: int, orientation: str = "n") -> str:
+    """Offsets of the rows of slot i and the columns of slot j in a system of C*m rows."""
+    down, across = sides(orientation)
+    return f"(row * {m} + {i}){down} * ({m} * C) + (row * {m} + {j}){across}"
+
+
+def result_type(frame: Frame, result: Result) -> Type:
+    """The declared type of an output, or of what a gradient belongs to."""
+    return frame.types[result.port.name if result.port is not None else result.name]
+
+
+def result_name(result: Result) -> str:
+    if result.kind is ResultKind.OUTPUT:
+        return f"o_{result.name}"
+    assert result.port is not None
+    return f"g_{tensor_name(result.port)}"

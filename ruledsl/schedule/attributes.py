@@ -1,0 +1,47 @@
+"""A node's attribute as what its operation says that it is (`chunk.program` lists them)."""
+
+from __future__ import annotations
+
+from ruledsl.chunk.program import Node
+
+
+def integer(node: Node) -> int:
+    """`sum`'s axis, `cut`'s start, `slot`'s number ..."""
+    assert isinstance(node.attr, int)
+    return int(node.attr)
+
+
+def number(node: Node) -> float:
+    """The value of a `const` or `full`."""
+    assert isinstance(node.attr, int | float)
+    return float(node.attr)
+
+
+def flags(node: Node) -> tuple[bool, bool]:
+    """A dot's `ta` and `tb`."""
+    assert isinstance(node.attr, tuple) and len(node.attr) == 2
+    return bool(node.attr[0]), bool(node.attr[1])
+
+
+def place(node: Node) -> tuple[int, int]:
+    """A block's row and column."""
+    assert isinstance(node.attr, tuple) and len(node.attr) == 2
+    i, j = node.attr
+    assert isinstance(i, int) and isinstance(j, int)
+    return i, j
+
+
+def shifted(node: Node) -> tuple[float, int]:
+    """A shift's fill and distance."""
+    assert isinstance(node.attr, tuple) and len(node.attr) == 2
+    fill, by = node.attr
+    assert isinstance(fill, int | float) and isinstance(by, int)
+    return float(fill), by
+
+
+def applied(node: Node) -> tuple[str, bool]:
+    """A gram_apply's mask and whether it is the adjoint; a chain_apply's mask is always strict."""
+    if not isinstance(node.attr, tuple):
+        return "strict", bool(node.attr)
+    kind, adjoint = node.attr
+    return str(kind), bool(adjoint)

@@ -1,0 +1,39 @@
+"""What a plan must know about a device: one row each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`dot_rate` is that of the operands the kernels use: float32 on a CPU, bf16 or fp16 tensor cores on a GPU. `step` is
+    the least time of one dependent operation: dispatch on a CPU, latency of a product on a GPU."""
+
+    name: str
+    units: int  # cores or streaming multiprocessors
+    shared_bytes: int  # shared memory that one program may use; 0: not a GPU
+    registers: int  # 32-bit registers per unit
+    bandwidth: float  # bytes per second, both ways counted
+    dot_rate: float  # flops per second in large products
+    exp_rate: float  # exponentials per second
+    step: float  # seconds
+
+
+# h200: copy, product and chain measured; ada and turing: data sheets; cpu: measured on two server cores
+TARGETS: dict[str, Target] = {
+    row.name: row
+    for row in (
+        Target("cpu", 2, 0, 0, 1.2e10, 6e10, 8e8, 6e-6),
+        Target("h200", 132, 227 * 1024, 65536, 4.27e12, 7.3e14, 4.2e12, 1.5e-6),
+        Target("ada", 128, 99 * 1024, 65536, 1.0e12, 1.6e14, 5.2e12, 1.5e-6),
+        Target("turing", 40, 64 * 1024, 65536, 3.2e11, 6.5e13, 1.0e12, 2.0e-6),
+    )
+}
+
+
+def target(name: str) -> Target:
+    """The row of that name; KeyError lists the names that exist."""
+    if name not in TARGETS:
+        raise KeyError(f"no device {name!r}: one of {', '.join(TARGETS)}")
+    return TARGETS[name]

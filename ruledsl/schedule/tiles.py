@@ -1,0 +1,46 @@
+"""Tile sizes of the Triton kernels: chunk length, rows of the state per program, warps.
+
+`tiles(...)` lists them best first; the caller takes the first that fits the device. Measured on one H200 only for
+correctness so far: the choices keep a chunk's widest tile and the state within registers and shared memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ruledsl.chunk.program import Program, Rows
+from ruledsl.lang.typed import dim_value
+
+_LEVELLED = {"gram", "gram_apply", "chain_gram", "chain_apply", "chain_gate"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    chunk: int  # tokens, a power of two, at least 16
+    block: int  # rows of the state per program
+    chunk_warps: int
+    serial_warps: int
+    stages: int
+
+
+def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: int) -> tuple[Tiles, ...]:
+    """Candidates for programs at these sizes with operands of that many bytes."""
+    programs = tuple(programs)
+    nodes = [node for p in programs for node in p.nodes]
+    widths = [dim_value(axis, sizes) for n in nodes for axis in n.shape if not isinstance(axis, Rows)]
+    slots = max((axis.slots for n in nodes for axis in n.shape if isinstance(axis, Rows)), default=1)
+    wide = _power(max(widths, default=16))
+    levelled = any(n.op in _LEVELLED for n in nodes)
+    chunk = 64 if operand_bytes == 2 and wide <= 128 else 16 if operand_bytes == 4 and wide > 128 else 32
+    if levelled:  # a level for each doubling: longer chunks take minutes to compile
+        chunk = 16
+    chunk = max(16, min(chunk, 64 // _power(slots)))
+    block = 64 if operand_bytes == 2 and wide <= 128 else 32 if wide <= 128 else 16
+    lengths = [c for c in (64, 32, 16) if c <= chunk]
+    warps = 8 if wide > 128 or operand_bytes == 4 else 4
+    return tuple(Tiles(c, b, warps, 4, 1) for c in lengths for b in (block, 16) if b <= block)
+
+
+def _power(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
