@@ -7,6 +7,7 @@ softmax and norms count as 4 per entry. Inputs and outputs are 2 bytes, the stat
 from __future__ import annotations
 
 from collections import Counter
+from fractions import Fraction
 
 from ruledsl.algebra.analysis import Analysis
 from ruledsl.algebra.evaluate import Unknown
@@ -92,9 +93,10 @@ def show(count: Count) -> str:
     for names, n in sorted(count.items(), key=lambda t: (-len(t[0]), t[0])):
         if not n:
             continue
-        number = f"{n:g}" if n != int(n) else str(int(n))
+        whole = Fraction(n).limit_denominator(12)
+        number, under = str(whole.numerator), f"/{whole.denominator}" if whole.denominator != 1 else ""
         powers = [name if k == 1 else f"{name}^{k}" for name, k in Counter(names).items()]
-        terms.append("*".join(([number] if number != "1" or not powers else []) + powers))
+        terms.append("*".join(([number] if number != "1" or not powers else []) + powers) + under)
     return " + ".join(terms).replace("+ -", "- ") or "0"
 
 

@@ -17,7 +17,7 @@ lets, and reads of earlier strata. A step whose writes read after its decay (S =
 one step with `after_decay=True` on those writes. A form may hold for the transposed state (`transposed`): then the
 formula above is about S^T, and a vector state h[K] is the 1-row matrix h^T or the K x 1 matrix h, whichever fits.
 
-All expressions are `typed` trees of the *unrolled* rule; sympy objects never leave the algebra. Lets that read a
+All expressions are `typed` trees of the *unrolled* rule. Lets that read a
 state are rewritten over `Ref(name, Role.READ)`, one per `Read`.
 """
 

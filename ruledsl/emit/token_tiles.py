@@ -97,7 +97,7 @@ class Body:
         self._costs: dict[Demand, int] = {}
         for node in self.program.nodes:
             if node.op == "dot":
-                for i in (*node.args,):
+                for i in node.args:
                     space.wide.update(d for d in self.program.nodes[i].shape if not isinstance(d, Rows))
 
     # ------------------------------------------------------------------------------------------------ shapes
@@ -381,7 +381,6 @@ class Body:
     def _unkron(self, index: int, node: Node) -> tuple[tuple[Demand, ...], Callable[[list[str]], str]]:
         """side 0: ct[i*q+j] other[j] summed over j; side 1: ct[i*q+j] other[i] summed over i."""
         ct, other = node.args
-        own, left = (index, other) if node.attr == 0 else (other, index)
         first = node.attr == 0
         rows = self._lane(index, 1)[0] if self.shape(index)[1] != 1 else "one"
         columns = self._lane(other, 1)[0] if self.shape(other)[1] != 1 else "one"

@@ -1,0 +1,485 @@
+"""A token program and its gradient as a Triton module: three kernels and the functions that launch them.
+
+    step      one token for every row of a batch; states stay in a pool, row by row or by slot (slot -1: nothing happens)
+    forward   the tokens of a sequence in a loop, states in registers; every C-th entering state is kept
+    backward  segments of C tokens from the last: the entering states are made again from the kept one and laid out in
+              memory, then the tokens are gone through from the last, cotangents of the states in registers
+
+One kernel program for a sequence (a row) and head, and for a block of lanes where an axis may be cut. Entering states
+in memory are tiles with all their lanes. Gradients of what blocks share come with an axis of blocks, of params with an
+axis of sequences; both are summed at the end, so no result depends on the order in which programs run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind
+from ruledsl.emit.names import quoted
+from ruledsl.emit.token_tiles import Body, Space, name_of
+from ruledsl.lang.typed import Dim, DimOp, Type
+from ruledsl.schedule.token_split import Marked, Split
+
+SEGMENT = 64  # tokens between kept states
+
+
+@dataclass(frozen=True, slots=True)
+class TokenText:
+    """A module's text and what its caller has to know. `inputs` and `params` by name; `states` as in `Program.types`."""
+
+    text: str
+    span: int  # entries that one kernel program keeps of the states
+    blocks: int
+    largest: int  # entries of the largest tile
+    inputs: tuple[str, ...]
+    params: tuple[str, ...]
+    states: tuple[str, ...]
+    with_gradient: frozenset[str]  # of these the backward pass gives a gradient
+    position: bool  # the position is read
+
+
+def triton_token(split: Split, sizes: Mapping[str, int], block: int, header: str) -> TokenText:
+    """The module for tiles of these sizes. `block`: lanes of a block of the axis that is cut."""
+    return _Module(split, sizes, block).text(header)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A state in registers: its port, the node that leaves, its name and orientation."""
+
+    port: Port
+    leave: int
+    name: str
+    o: str
+
+
+def _member(prefix: str, port: Port) -> str:
+    return name_of(prefix + "m".join(map(str, port.member)), port.name)
+
+
+class _Module:
+    def __init__(self, split: Split, sizes: Mapping[str, int], block: int) -> None:
+        f = split.forward.program
+        self.split = split
+        self.cut = split.dim is not None
+        self.space = Space(sizes, split.dim, block)
+        self.types: dict[str, Type] = dict(f.types)
+        for marked in (split.forward, split.gradient):  # sizes of products are known before anything is written
+            Body(marked, self.space, "", {}, self._load_at("", ""))
+        self.states = self._states(split.forward, "S", [r for r in f.results if r.kind is ResultKind.STATE])
+        found = [r for r in split.gradient.program.results if r.kind is ResultKind.GRADIENT]
+        zero = {r.port for r in found if split.gradient.program.nodes[r.node].op in ("full", "const")}
+        self.gradients = [r for r in found if r.port not in zero and r.port and r.port.kind is not PortKind.STATE]
+        back = {r.port: r for r in found if r.port}
+        self.cotangents = self._states(split.gradient, "D", [back[h.port] for h in self.states if h.port in back])
+        self.with_gradient = frozenset(r.port.name for r in found if r.port and r.port not in zero)
+
+    # ------------------------------------------------------------------------------------------------ states
+
+    def _states(self, marked: Marked, prefix: str, results: Iterable[Result]) -> list[_Held]:
+        trial = Body(marked, self.space, "", {}, self._load_at("", ""))
+        return [_Held(r.port, r.node, _member(prefix, r.port), trial.best(r.node)) for r in results if r.port]
+
+    def _nodes(self, program: Program, kinds: tuple[PortKind, ...], held: list[_Held]) -> dict[int, tuple[str, str]]:
+        """The input nodes of states (or their cotangents) with the names that hold them."""
+        by_port = {(h.port.name, h.port.member): (h.name, h.o) for h in held}
+        found = {}
+        for i, node in enumerate(program.nodes):
+            if node.op == "input" and (port := program.port(node)).kind in kinds:
+                if (port.name, port.member) in by_port:
+                    found[i] = by_port[port.name, port.member]
+        return found
+
+    def _entries(self) -> int:
+        body = self._forward_body("", "", "v")
+        return sum(body.entries(h.leave) for h in self.states)
+
+    # ------------------------------------------------------------------------------------------------ memory
+
+    def _load_at(self, token: str, place: str):  # type: ignore[no-untyped-def]
+        def load(body: Body, index: int, port: Port, o: str) -> str:
+            match port.kind:
+                case PortKind.POSITION:
+                    return f"({place} + one).to(tl.float32)"
+                case PortKind.HEAD:
+                    return "(h + one).to(tl.float32)"
+                case PortKind.HEADS:
+                    return "(H + one).to(tl.float32)"
+                case PortKind.SIZE:
+                    return f"tl.full((1, 1), n{self.space.label(port.name)}, tl.float32)"
+                case PortKind.PARAM:
+                    base = f"{name_of('p', port.name)} + h * ({self._width(port)})"
+                    return f"tl.load({self._at(base, body, index, port, o)}).to(tl.float32)"
+                case PortKind.INPUT:
+                    n = port.name
+                    base = f"{name_of('x', n)} + {token} * {name_of('xt', n)} + h // {name_of('xg', n)} * {name_of('xh', n)}"
+                    return f"tl.load({self._at(base, body, index, port, o)}).to(tl.float32)"
+                case PortKind.COTANGENT:
+                    base = f"{name_of('c', port.name)} + ({token} * H + h) * ({self._width(port)})"
+                    found = f"tl.load({self._at(base, body, index, port, o)}).to(tl.float32)"
+                    shared = self.cut and body.cut[index] is None
+                    return f"tl.where(block == 0, {found}, 0.0)" if shared else found
+                case _:
+                    raise AssertionError(f"{port} is not in registers")
+
+        return load
+
+    def _width(self, port: Port) -> str:
+        return self.space.width(self.types[port.name])
+
+    def _at(self, base: str, body: Body, index: int, port: Port, o: str) -> str:
+        start = self.space.start(port, self.types[port.name])
+        return " + ".join(p for p in (base, start, body.offsets(index, o)) if p)
+
+    def _store(self, base: str, body: Body, index: int, port: Port, o: str, value: str) -> str:
+        mask = body.mask(index, o)
+        return f"tl.store({self._at(base, body, index, port, o)}, {value}{f', mask={mask}' if mask else ''})"
+
+    def _tile_places(self, body: Body, held: list[_Held]) -> list[tuple[_Held, str]]:
+        """Where the whole tiles of the states lie in a span."""
+        found, before = [], list[str]()
+        for h in held:
+            r, c = body.length(h.leave, 0), body.length(h.leave, 1)
+            r, c = (r, c) if h.o == "n" else (c, r)
+            inner = f"tl.arange(0, {r})[:, None] * {c} + tl.arange(0, {c})[None, :]"
+            found.append((h, " + ".join([*before, inner])))
+            before.append(f"{r} * {c}")
+        return found
+
+    def _span(self, body: Body) -> str:
+        return " + ".join(f"{body.length(h.leave, 0)} * {body.length(h.leave, 1)}" for h in self.states)
+
+    # ------------------------------------------------------------------------------------------------ pieces
+
+    def _forward_body(self, token: str, place: str, prefix: str) -> Body:
+        marked = self.split.forward
+        held = self._nodes(marked.program, (PortKind.STATE,), self.states)
+        return Body(marked, self.space, prefix, held, self._load_at(token, place))
+
+    def _enter(self, body: Body, held: list[_Held], prefix: str, row: str, once: bool = False) -> list[str]:
+        """Load states from the caller's tensors."""
+        lines = []
+        for h in held:
+            base = f"{name_of(prefix, h.port.name)} + ({row} * H + h) * ({self._width(h.port)})"
+            found = f"tl.load({self._at(base, body, h.leave, h.port, h.o)}).to(tl.float32)"
+            if once and self.cut and body.cut[h.leave] is None:
+                found = f"tl.where(block == 0, {found}, 0.0)"
+            lines.append(f"{h.name} = {found}")
+        return lines
+
+    def _update(self, body: Body, held: list[_Held]) -> list[str]:
+        """What was held becomes what leaves, all at once."""
+        names = {h.name for h in held}
+        pairs = [(h.name, body.full(h.leave, h.o)) for h in held]
+        first = [f"next{name} = {value}" for name, value in pairs if value in names and value != name]
+        later = [f"{name} = {f'next{name}' if value in names else value}" for name, value in pairs if value != name]
+        return first + later
+
+    def _outputs(self, body: Body, token: str) -> list[str]:
+        lines = []
+        for r in body.program.results:
+            if r.kind is ResultKind.OUTPUT:
+                port = r.port or Port(r.name, PortKind.COTANGENT)
+                o = body.best(r.node)
+                base = f"{name_of('o', r.name)} + ({token} * H + h) * ({self._width(port)})"
+                lines.append(self._store(base, body, r.node, port, o, body.full(r.node, o)))
+        return lines
+
+    def _want(self, body: Body, held: list[_Held], outputs: bool) -> None:
+        for h in held:
+            body.want(h.leave, h.o)
+        for r in body.program.results:
+            if outputs and r.kind is ResultKind.OUTPUT:
+                body.want(r.node, body.best(r.node))
+        body.write()
+
+    def _leave(self, body: Body, held: list[_Held], prefix: str, row: str) -> list[str]:
+        return [
+            self._store(
+                f"{name_of(prefix, h.port.name)} + ({row} * H + h) * ({self._width(h.port)})", body, h.leave, h.port, h.o, h.name
+            )
+            for h in held
+        ]
+
+    # ------------------------------------------------------------------------------------------------ kernels
+
+    def _step(self) -> list[str]:
+        body = self._forward_body("b", "place", "v")
+        self._want(body, self.states, outputs=True)
+        values = {h.name: body.full(h.leave, h.o) for h in self.states}
+        stores = []
+        for h in self.states:
+            base = f"{name_of('f', h.port.name)} + (slot * H + h) * ({self._width(h.port)})"
+            stores.append(self._store(base, body, h.leave, h.port, h.o, values[h.name]))
+        return [
+            "b = tl.program_id(0).to(tl.int64) // H",
+            "h = tl.program_id(0).to(tl.int64) % H",
+            "slot = b",
+            "if POOLED:",
+            "    slot = tl.load(slots + b).to(tl.int64)",
+            "    if slot < 0:",
+            "        return",
+            *self._index_lines(),
+            "place = tl.load(position + slot)",
+            *self._enter(body, self.states, "s", "slot"),
+            *body.ahead,
+            *body.lines,
+            *self._outputs(body, "b"),
+            *stores,
+        ]
+
+    def _index_lines(self) -> list[str]:
+        return ["block = tl.program_id(1)", "one = tl.zeros((1, 1), tl.int32)", *self._lanes()]
+
+    def _sequence(self) -> list[str]:
+        return [
+            "sequence = tl.program_id(0).to(tl.int64) // H",
+            "h = tl.program_id(0).to(tl.int64) % H",
+            *self._index_lines(),
+            "begin = tl.load(bounds + sequence)",
+            "end = tl.load(bounds + sequence + 1)",
+            "place = tl.load(position + sequence)",
+            "row = begin // C + sequence",
+        ]
+
+    def _spot(self, segment: str) -> str:
+        return f"(({segment} * H + h) * BLOCKS + block)" if self.cut else f"({segment} * H + h)"
+
+    def _forward(self) -> list[str]:
+        body = self._forward_body("token", "place + i", "v")
+        self._want(body, self.states, outputs=True)
+        keep = [f"    tl.store(spot + {at}, {h.name})" for h, at in self._tile_places(body, self.states)]
+        inner = [
+            "token = begin + i",
+            "if i % C == 0:",
+            f"    spot = kept + {self._spot('(row + i // C)')} * ({self._span(body)})",
+            *keep,
+            *body.lines,
+            *self._outputs(body, "token"),
+            *self._update(body, self.states),
+        ]
+        return [
+            *self._sequence(),
+            *self._enter(body, self.states, "s", "sequence"),
+            *body.ahead,
+            "for i in range(0, end - begin):",
+            *("    " + line for line in inner),
+            *self._leave(body, self.states, "f", "sequence"),
+        ]
+
+    def _backward(self) -> list[str]:
+        again = self._forward_body("token", "place + i", "a")
+        self._want(again, self.states, outputs=False)
+        marked = self.split.gradient
+        held = self._nodes(marked.program, (PortKind.STATE,), self.states)
+        cotangents = self._nodes(
+            marked.program,
+            (PortKind.COTANGENT,),
+            [*self.cotangents, *(_Held(h.port, 0, _member("D", h.port), h.o) for h in self.states if h.port not in {c.port for c in self.cotangents})],
+        )
+        body = Body(marked, self.space, "v", held | cotangents, self._load_at("token", "place + i"))
+        for r in self.gradients:
+            body.want(r.node, body.best(r.node))
+        self._want(body, self.cotangents, outputs=False)
+        span = self._span(again)
+        places = self._tile_places(again, self.states)
+        load = [f"{h.name} = tl.load(spot + {at})" for h, at in places]
+        store = [f"tl.store(spot + {at}, {h.name})" for h, at in places]
+        scratch = f"spot = scratch + ({'(tl.program_id(0).to(tl.int64) * BLOCKS + block)' if self.cut else 'tl.program_id(0).to(tl.int64)'} * C + "
+        sums = [r for r in self.gradients if r.port and r.port.kind is PortKind.PARAM]
+        start, add, finish = [], [], []
+        for r in sums:
+            assert r.port is not None
+            name, o = _member("G", r.port), body.best(r.node)
+            start.append(f"{name} = tl.zeros({body.tile(r.node, o)}, tl.float32)")
+            add.append(f"{name} += {body.full(r.node, o)}")
+            finish.append(self._gradient(body, r.node, r.port, o, "sequence", "S", name))
+        stores = [
+            self._gradient(body, r.node, r.port, o, "token", "N", body.full(r.node, o))
+            for r in self.gradients
+            if r.port and r.port.kind is PortKind.INPUT and (o := body.best(r.node))
+        ]
+        through = [h for h in self.states if h.port not in {c.port for c in self.cotangents}]
+        dropped = [] if not through else []
+        replay = [
+            f"{scratch}j) * ({span})",
+            *store,
+            "i = segment * C + j",
+            "token = begin + i",
+            *again.lines,
+            *self._update(again, self.states),
+        ]
+        reverse = [
+            "j = count - 1 - back",
+            f"{scratch}j) * ({span})",
+            *load,
+            "i = segment * C + j",
+            "token = begin + i",
+            *body.lines,
+            *stores,
+            *add,
+            *self._update(body, self.cotangents),
+        ]
+        inner = [
+            "segment = segments - 1 - turn",
+            "count = tl.minimum(end - begin - segment * C, C)",
+            f"spot = kept + {self._spot('(row + segment)')} * ({span})",
+            *load,
+            "for j in range(0, count):",
+            *("    " + line for line in replay),
+            "tl.debug_barrier()  # what was laid out is read by other threads",
+            "for back in range(0, count):",
+            *("    " + line for line in reverse),
+            "tl.debug_barrier()",
+        ]
+        return [
+            *self._sequence(),
+            "segments = (end - begin + C - 1) // C",
+            *self._enter(body, self.cotangents, "df", "sequence", once=True),
+            *dropped,
+            *start,
+            *again.ahead,
+            *body.ahead,
+            "for turn in range(0, segments):",
+            *("    " + line for line in inner),
+            *finish,
+            *(self._gradient(body, h.leave, h.port, h.o, "sequence", "S", h.name) for h in self.cotangents),
+        ]
+
+    def _gradient(self, body: Body, index: int, port: Port, o: str, row: str, rows: str, value: str) -> str:
+        """Store a gradient; what all blocks have is stored for each of them."""
+        if self.cut and body.cut[index] is None:
+            row = f"(block * {rows} + {row})"
+        base = f"{name_of('g', port.name)} + ({row} * H + h) * ({self._width(port)})"
+        return self._store(base, body, index, port, o, value)
+
+    # ------------------------------------------------------------------------------------------------ text
+
+    def _lanes(self) -> list[str]:
+        lines = []
+        if self.cut:
+            n = f"n{self.space.label(self.space.cut)}"  # type: ignore[arg-type]
+            lines.append(f"irow = tl.minimum(block * BLOCK + tl.arange(0, BLOCK), {n} - 1)")
+            lines.append(f"mrow = block * BLOCK + tl.arange(0, BLOCK) < {n}")
+        for label in self.space.labels.values():
+            lines.append(f"i{label} = tl.minimum(tl.arange(0, B{label}), n{label} - 1)")
+            lines.append(f"m{label} = tl.arange(0, B{label}) < n{label}")
+        return lines
+
+    def text(self, header: str) -> TokenText:
+        for make in (self._step, self._forward, self._backward):
+            make()  # every size has its label before the first kernel is written
+        f = self.split.forward.program
+        n = self.space.number(self.space.cut) if self.space.cut is not None else 1
+        blocks = -(-n // self.space.block) if self.cut else 1
+        body = self._forward_body("", "", "v")
+        largest = max(body.entries(i) for i in range(len(f.nodes)))
+        bodies = {"step": self._step(), "forward": self._forward(), "backward": self._backward()}
+        parts = [f"{header}\nimport torch\nimport triton\nimport triton.language as tl"]
+        calls = {}
+        for name, lines in bodies.items():
+            lines = _used_lines(lines)
+            arguments, constants = self._arguments(lines)
+            parts.append(_kernel(name, arguments, constants, lines))
+            calls[name] = arguments, constants
+        parts += [self._launcher(name, *calls[name]) for name in bodies]
+        ports = [*f.ports, *self.split.gradient.program.ports]
+        return TokenText(
+            "\n\n\n".join(parts) + "\n",
+            self._entries(),
+            blocks,
+            largest,
+            tuple(dict.fromkeys(p.name for p in ports if p.kind is PortKind.INPUT)),
+            tuple(dict.fromkeys(p.name for p in ports if p.kind is PortKind.PARAM)),
+            tuple(dict.fromkeys(h.port.name for h in self.states)),
+            self.with_gradient,
+            any(p.kind is PortKind.POSITION for p in ports),
+        )
+
+    def _arguments(self, lines: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+        """The kernel's arguments with what the launcher passes, and its constants."""
+        used = set(re.findall(r"\w+", "\n".join(lines)))
+        found: list[tuple[str, str]] = []
+        for name in self.types:
+            key = quoted(name)
+            found += [
+                (name_of("x", name), f"x[{key}]"),
+                (name_of("xt", name), f"x[{key}].stride(0)"),
+                (name_of("xh", name), f"x[{key}].stride(1)"),
+                (name_of("xg", name), f"H // x[{key}].shape[1]"),
+                (name_of("p", name), f"x[{key}]"),
+                (name_of("s", name), f"states[{key}]"),
+                (name_of("f", name), f"final[{key}]"),
+                (name_of("o", name), f"outputs[{key}]"),
+                (name_of("c", name), f"d_outputs[{key}]"),
+                (name_of("df", name), f"d_final[{key}]"),
+                (name_of("g", name), f"found[{key}]"),
+            ]
+        found += [(n, n) for n in ("kept", "scratch", "position", "bounds", "slots", "N", "S", "H")]
+        constants = [n for label in self.space.labels.values() for n in (f"n{label}", f"B{label}")]
+        constants += ["C", "BLOCK", "BLOCKS", "POOLED"]
+        return [(n, e) for n, e in found if n in used], [c for c in constants if c in used]
+
+    def _size_lines(self) -> list[str]:
+        lines = []
+        for dim, label in self.space.labels.items():
+            lines.append(f"n{label} = {_size_text(dim)}")
+            lines.append(f"B{label} = {'max(16, ' if dim in self.space.wide else ''}triton.next_power_of_2(n{label}){')' if dim in self.space.wide else ''}")
+        if self.cut:
+            lines += [f"BLOCK = {self.space.block}", f"BLOCKS = triton.cdiv(n{self.space.label(self.space.cut)}, BLOCK)"]  # type: ignore[arg-type]
+        return lines
+
+    def _launcher(self, name: str, arguments: list[tuple[str, str]], constants: list[str]) -> str:
+        head = {
+            "step": "step(x, states, final, position, slots, outputs, B, H, sizes, warps)",
+            "forward": "forward(x, states, final, position, bounds, kept, outputs, H, sizes, warps)",
+            "backward": "backward(x, kept, position, bounds, scratch, d_outputs, d_final, found, N, H, sizes, warps)",
+        }[name]
+        rows = "B" if name == "step" else "S"
+        values = ", ".join(e for _, e in arguments)
+        special = {"POOLED": "slots is not None", "C": str(SEGMENT)}
+        known = ", ".join(f"{c}={special.get(c, c)}" for c in constants)
+        lines = [f'"""{_SAID[name]}"""', *self._size_lines()]
+        if name != "step":
+            lines.append("S = bounds.shape[0] - 1")
+        grid = f"({rows} * H, {'BLOCKS' if self.cut else '1'})"
+        lines += [f"{name}_kernel[{grid}](", f"    {values},", f"    {known + ', ' if known else ''}num_warps=warps,", ")"]
+        text = "\n".join("    " + line for line in lines)
+        return f"def {head}:\n{text}"
+
+
+_SAID = {
+    "step": "x [B, Hg, ...] by name, params [H, ...]; states and final [B or slots, H, ...]; outputs [B, H, ...].",
+    "forward": "x [tokens, Hg, ...] by name, params [H, ...]; states and final [S, H, ...]; outputs [tokens, H, ...].",
+    "backward": "Gradients into found: of inputs [(blocks,) tokens, H, ...], of params and states [(blocks,) S, H, ...].",
+}
+
+
+def _used_lines(lines: list[str]) -> list[str]:
+    """Without the assignments of single names that nothing reads."""
+    while True:
+        words = re.findall(r"\w+", "\n".join(lines))
+        count = {w: words.count(w) for w in set(words)}
+        kept = [line for line in lines if not ((m := re.match(r"\s*(\w+) = ", line)) and count[m[1]] == 1)]
+        if len(kept) == len(lines):
+            return lines
+        lines = kept
+
+
+def _kernel(name: str, arguments: list[tuple[str, str]], constants: list[str], lines: list[str]) -> str:
+    values = ", ".join(n for n, _ in arguments)
+    known = ", ".join(f"{c}: tl.constexpr" for c in constants)
+    body = "\n".join("    " + line for line in lines)
+    return f"@triton.jit\ndef {name}_kernel(\n    {values},\n    {known + ',' if known else ''}\n):\n{body}"
+
+
+def _size_text(dim: Dim) -> str:
+    match dim:
+        case int():
+            return str(dim)
+        case str():
+            return f"sizes[{quoted(dim)}]"
+        case DimOp(op, left, right):
+            return f"({_size_text(left)} {'//' if op == '/' else op} {_size_text(right)})"

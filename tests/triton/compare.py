@@ -1,0 +1,112 @@
+"""Runs cases of `backend="triton"` against `backend="recurrent"` in float64 and prints the errors. A program of its own:
+whether kernels are interpreted is decided when triton is imported.
+
+    python compare.py < cases.json > errors.json
+
+A case: {"rule": a name of the corpus or a text, and any of the fields of `Case`}. Its answer: {"outputs": error, "state":
+error, "gradients": {name: error}} with largest differences relative to largest entries, or {"refused": message}.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "runtime"), str(Path(__file__).resolve().parents[2])]
+
+from cases import CORPUS, arguments, error, parts, sizes, states  # noqa: E402
+
+from ruledsl.runtime.errors import BackendError  # noqa: E402
+from ruledsl.runtime.rule import Rule, load  # noqa: E402
+
+
+@dataclass
+class Case:
+    rule: str
+    length: int = 20
+    batch: int = 1
+    heads: int = 2
+    sizes: dict[str, int] = field(default_factory=dict)
+    grouped: list[str] = field(default_factory=list)  # inputs with one head
+    packed: list[int] = field(default_factory=list)  # lengths of sequences, instead of `length`
+    strided: bool = False  # inputs are views: time and heads swapped, every second column
+    chunk_size: int | None = None
+    first: bool = True  # every state starts from something
+    backward: bool = True
+    seed: int = 0
+
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    print(json.dumps([run(Case(**case)) for case in json.load(sys.stdin)]))
+
+
+def run(case: Case) -> dict[str, object]:
+    rule = load(CORPUS / f"{case.rule}.rule") if case.rule.isidentifier() else load(case.rule)
+    length = sum(case.packed) or case.length
+    sequences = len(case.packed) or case.batch
+    sized = sizes(rule, **{s: case.sizes.get(s, case.sizes.get("*", 16)) for s in rule.typed.sizes if s not in ("n", "L")})
+    x = arguments(rule, case.batch, length, case.heads, sized, case.seed)
+    x = {n: v[:, :, :1] if n in case.grouped else v for n, v in x.items()}
+    first = states(rule, sequences, case.heads, sized, every=case.first) or {}
+    call: dict[str, object] = {}
+    if case.packed:
+        bounds = [sum(case.packed[:i]) for i in range(len(case.packed) + 1)]
+        call["cu_seqlens"] = torch.tensor(bounds, dtype=torch.int32, device=DEVICE)
+    if case.chunk_size:
+        call["chunk_size"] = case.chunk_size
+    x, first = ({n: v.float().to(DEVICE) for n, v in given.items()} for given in (x, first))
+    exact = {n: v.double() for n, v in x.items()}, {n: v.double() for n, v in first.items()}
+    inputs = {e.name for e in rule.spec.inputs}
+    mine = {n: _strided(v) if case.strided and n in inputs else v for n, v in x.items()}
+    try:
+        found = forward_and_back(rule, mine, first, case.backward, backend="triton", **call)
+    except BackendError as e:
+        return {"refused": str(e)}
+    wanted = forward_and_back(rule, *exact, case.backward, backend="recurrent", **{**call, **({"chunk_size": None} if case.chunk_size else {})})
+    return {
+        "outputs": error(found[0], wanted[0]),
+        "state": error(found[1], wanted[1]),
+        "gradients": {n: error(found[2][n], wanted[2][n]) for n in wanted[2]},
+    }
+
+
+def _strided(x: Tensor) -> Tensor:
+    if x.dim() > 3:
+        wide = torch.full((*x.shape[:-1], 2 * x.shape[-1]), float("nan"), dtype=x.dtype, device=x.device)
+        wide[..., ::2] = x
+        x = wide[..., ::2]
+    return x.transpose(1, 2).contiguous().transpose(1, 2) if x.dim() == 3 else x
+
+
+def forward_and_back(
+    rule: Rule, x: dict[str, Tensor], first: dict[str, Tensor], backward: bool, **call: object
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Outputs, final states, and the gradients of a random projection of both."""
+    leaves = {n: v.detach().requires_grad_(backward) for n, v in x.items()}
+    begin = {n: v.detach().requires_grad_(backward) for n, v in first.items()}
+    out, last = rule(**leaves, initial_state=begin or None, return_state=True, **call)
+    named = {**leaves, **{f"first {n}": v for n, v in begin.items()}}
+    seen = [y for y in (*parts(out).values(), *parts(last).values()) if y.requires_grad]
+    if not backward or not seen:
+        return parts(out), parts(last), {}
+    generator = torch.Generator().manual_seed(7)
+    loss = sum(
+        (y * torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)).sum() for y in seen
+    )
+    grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)  # type: ignore[arg-type]
+    return parts(out), parts(last), {
+        n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(named.items(), grads, strict=True)
+    }
+
+
+if __name__ == "__main__":
+    main()
