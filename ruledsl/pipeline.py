@@ -90,3 +90,12 @@ def source(schedule: Schedule, rule: Source) -> str:
     from ruledsl.emit.torch_text import torch_text
 
     return torch_text(schedule, rule.text)
+
+
+def module(
+    unrolled: typed.Rule, sizes: Mapping[str, int], rule: Source, token: TokenForm | None, schedule: Schedule | None
+) -> str:
+    """The rule as a file of its own: chunks (if there is a schedule), token step, reference loop, self-test."""
+    from ruledsl.emit.standalone import standalone
+
+    return standalone(unrolled, sizes, rule.text, token, schedule)

@@ -26,7 +26,7 @@ def compile_(
     with told(Exit.USAGE):
         source = read(file)
     with told():
-        text = Walk(source, backend).source
+        text = Walk(source, backend).module
     if output == "-":
         sys.stdout.write(text)
         return

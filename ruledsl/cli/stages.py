@@ -19,6 +19,9 @@ from ruledsl.lang.source import NOWHERE, Source, Span
 from ruledsl.schedule.plan import Schedule
 
 
+NO_FORM = "RD702"
+
+
 class Walk:
     """The pipeline over one source. Every stage raises RuleError for a text that is no rule, and those from `chunk` on
     for a rule that has no chunk form."""
@@ -62,11 +65,23 @@ class Walk:
     def source(self) -> str:
         return pipeline.source(self.schedule, self.origin)
 
+    @cached_property
+    def module(self) -> str:
+        """The rule as a file of its own; without chunk form it holds the token step and the loop over it."""
+        found = self.verdict
+        try:
+            token, schedule = found.token, self.schedule
+        except RuleError as error:
+            if any(d.code != NO_FORM for d in error.diagnostics):
+                raise
+            token, schedule = None, None
+        return pipeline.module(found.rule, found.sizes, self.origin, token, schedule)
+
     def _no_form(self, reason: str, span: Span | None) -> RuleError:
         if span is None or span == NOWHERE:
             span = next((s.span for s in self.syntax.statements if isinstance(s, syntax.Assign)), Span(0, 1))
         found = Diagnostic(
-            "RD702", "this rule has no chunk-parallel form", span, reason, hint="the recurrent backend runs it"
+            NO_FORM, "this rule has no chunk-parallel form", span, reason, hint="the recurrent backend runs it"
         )
         return RuleError(self.origin, [found])
 

@@ -310,7 +310,8 @@ class Body:
         return ((x, o),), lambda a: f"tl.{word}({self._clear(a[0], x, axis, o, low)}, axis={place}, keep_dims=True)"
 
     def _dot(self, node: Node, o: str) -> tuple[tuple[Demand, ...], Callable[[list[str]], str]]:
-        (x, y), (ta, tb) = node.args, node.attr  # type: ignore[misc]
+        assert isinstance(node.attr, tuple)
+        (x, y), (ta, tb) = node.args, map(bool, node.attr)
         if o == "t":  # (X Y)^T = Y^T X^T
             x, y, ta, tb = y, x, not tb, not ta
         ox, oy = "t" if ta else "n", "t" if tb else "n"
@@ -386,7 +387,7 @@ class Body:
         columns = self._lane(other, 1)[0] if self.shape(other)[1] != 1 else "one"
         q = self._number(self._dim(other if first else index, 1))
         place = f"({rows}[:, None] * {q} + {columns}[None, :])" if first else f"({columns}[None, :] * {q} + {rows}[:, None])"
-        r, c, lanes = self.length(index, 1), self.length(other, 1), self.length(ct, 1)
+        r, lanes = self.length(index, 1), self.length(ct, 1)
         assert "one" not in (rows, columns), "kron with a scalar is a product"
         return (self._fit(ct, "n"), self._fit(other, "n")), lambda a: (
             f"tl.trans(tl.sum({self._clear(f'tl.gather(tl.broadcast_to({a[0]}, ({r}, {lanes})), {place}, 1) * {a[1]}', other, 1, 'n')}, axis=1, keep_dims=True))"

@@ -1,20 +1,22 @@
 """One kernel as a function: its signature, and the frame around its body.
 
-    chunk kernel     program (n, h): chunk n, head h
-    serial kernel    program (s * H + h, block): sequence s, head h, block of state rows; chunks in a loop, the carried
-                     states in registers
+    chunk kernel     program (chunk, head)
+    serial kernel    program (sequence * H + head, block of state rows): chunks in a loop, the carried states in registers
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
+from ruledsl.emit.triton_expression import wrapped
 from ruledsl.emit.triton_frame import Frame
 from ruledsl.emit.triton_kernel import Body, block_lanes
 from ruledsl.emit.triton_memory import TensorKind
+from ruledsl.emit.triton_names import pointer
 from ruledsl.lang.typed import Dim
-from ruledsl.schedule.kernels import Carry, Kernel
+from ruledsl.schedule.kernels import Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class Definition:
     kernel: Kernel
     frame: Frame
     tensors: dict[str, TensorKind]  # pointer arguments, in order
+    tables: tuple[str, ...]  # of `TABLES`
     constants: tuple[str, ...]
     helpers: frozenset[str]  # device functions that it calls
     text: str
@@ -41,82 +44,94 @@ def definition(frame: Frame) -> Definition:
     """The function of one kernel."""
     kernel, body = frame.kernel, Body(frame)
     inner = body.lines()
-    lines = _serial(frame, body, inner) if kernel.mode == "serial" else _chunk(inner)
-    setup = ["row = tl.arange(0, C)"]
-    for name in sorted(frame.dims):
-        if any(f"i_{name}" in line or f"B_{name}" in line for line in lines):
-            setup.append(f"i_{name} = tl.minimum(tl.arange(0, B_{name}), {name} - 1)")
-            if frame.dims[name] in frame.padded:
-                setup.append(f"m_{name} = tl.arange(0, B_{name}) < {name}")
-    constants = [*sorted(frame.dims), *(f"B_{name}" for name in sorted(frame.dims))]
-    constants += ["C", "LEVELS", "ROWS", "BLOCK", "BLOCKS", "OP", "IP", "IP_SOLVE"]
-    if any("WIDE" in line for line in lines):
-        constants += ["WIDE", "WIDE_LEVELS"]
-    tensors = _in_order(body.memory.tensors, inner + lines)
+    lines = _serial(body, inner) if kernel.mode == "serial" else _chunk(inner)
+    lines = _without_unused([*_lanes(frame), *lines])
+    words = dict.fromkeys(w for line in [*inner, *lines] for w in re.findall(r"\w+", line))
+    used = {w for line in lines for w in re.findall(r"\w+", line)}
+    tensors = body.memory.tensors
+    tensors = {name: tensors[name] for p in words if (name := p.removesuffix("_ptr")) in tensors and p.endswith("_ptr")}
     arguments: list[str] = []
     for name, kind in tensors.items():
-        arguments.append(name)
+        arguments.append(pointer(name))
         if kind is TensorKind.TOKEN:
             arguments += [f"{name}_token", f"{name}_head", f"{name}_group"]
-    arguments += [a for c in kernel.carries for a in (f"initial_{c.state}", f"final_{c.state}")]
-    arguments += ["starts", "counts", "places"] + (["begins", "ends"] if kernel.mode == "serial" else []) + ["H"]
-    signature = ",\n    ".join([", ".join(arguments), ", ".join(f"{c}: tl.constexpr" for c in constants)])
-    text = "\n".join(f"    {line}" for line in setup + lines)
-    source = f"@triton.jit\ndef {kernel.name}_kernel(\n    {signature},\n):\n{text}\n"
-    return Definition(kernel, frame, tensors, tuple(constants), frozenset(body.helpers), source)
+    arguments += [pointer(f"{end}_{c.state}") for c in kernel.carries for end in ("initial", "final")]
+    arguments += [a for a in (*TABLES, "H") if a in used]
+    constants = tuple(c for c in [*(n for d in sorted(frame.dims) for n in (d, f"B_{d}")), *_CONSTANTS] if c in used)
+    signature = wrapped(f"def {kernel.name}_kernel(", [*arguments, *(f"{c}: tl.constexpr" for c in constants)], "):")
+    text = "\n".join(["@triton.jit", *signature, f'    """{kernel.purpose}"""', *(f"    {line}" for line in lines)])
+    return Definition(kernel, frame, tensors, tuple(a for a in arguments if a in TABLES), constants, frozenset(body.helpers), text + "\n")
 
 
-def _in_order(tensors: dict[str, TensorKind], lines: list[str]) -> dict[str, TensorKind]:
-    """Pointers in the order in which the text uses them."""
-    words = dict.fromkeys(w for line in lines for w in re.findall(r"\w+", line))
-    return {name: tensors[name] for name in words if name in tensors}
+TABLES = ("starts", "counts", "places", "begins", "ends")
+_CONSTANTS = ("C", "LEVELS", "ROWS", "BLOCK", "BLOCKS", "OP", "IP", "IP_SOLVE", "WIDE", "WIDE_LEVELS")
 
 
-_CHUNK = [
-    "start = tl.load(starts + n)",
+def _without_unused(lines: list[str]) -> list[str]:
+    """The statements without assignments to names that nothing reads."""
+    while True:
+        count = Counter(w for line in lines for w in re.findall(r"\w+", line))
+        kept = [line for line in lines if not ((m := re.match(r"\s*(\w+) = ", line)) and count[m[1]] == 1)]
+        if len(kept) == len(lines):
+            return kept
+        lines = kept
+
+
+def _lanes(frame: Frame) -> list[str]:
+    """Index vectors along every axis (clamped to real lanes), and which lanes are real."""
+    lines = ["row = tl.arange(0, C)"]
+    for name, dim in sorted(frame.dims.items()):
+        if dim in frame.padded:
+            lines.append(f"i_{name} = tl.minimum(tl.arange(0, B_{name}), {name} - 1)")
+            lines.append(f"m_{name} = tl.arange(0, B_{name}) < {name}")
+        else:
+            lines.append(f"i_{name} = tl.arange(0, B_{name})")
+    return lines
+
+
+_TOKENS = [
+    "start = tl.load(starts + chunk)",
     "token = start + tl.minimum(row, count - 1)",
     "valid = row < count",
-    "place = tl.load(places + n)",
+    "place = tl.load(places + chunk)",
 ]
 
 
 def _chunk(inner: list[str]) -> list[str]:
     return [
-        "n = tl.program_id(0).to(tl.int64)",
-        "h = tl.program_id(1)",
-        "count = tl.load(counts + n)",
+        "chunk = tl.program_id(0).to(tl.int64)",
+        "head = tl.program_id(1)",
+        "count = tl.load(counts + chunk)",
         "if count == 0:",
         "    return",
-        *_CHUNK,
+        *_TOKENS,
         *inner,
     ]
 
 
-def _serial(frame: Frame, body: Body, inner: list[str]) -> list[str]:
-    kernel, memory, held = frame.kernel, body.memory, body.recipes.orientation
+def _serial(body: Body, inner: list[str]) -> list[str]:
+    kernel, memory, recipes = body.frame.kernel, body.memory, body.recipes
     lines = [
-        "s = tl.program_id(0).to(tl.int64) // H",
-        "h = (tl.program_id(0) % H).to(tl.int64)",
+        "sequence = tl.program_id(0).to(tl.int64) // H",
+        "head = (tl.program_id(0) % H).to(tl.int64)",
         "block = tl.program_id(1)",
         *block_lanes(),
     ]
+    held = {c.enter: (recipes.held(c.enter), recipes.orientation[c.enter]) for c in kernel.carries}
     for c in kernel.carries:
-        lines.append(f"state_{c.state} = {memory.load_state(c.enter, f'initial_{c.state}', held[c.enter])}")
-    loop = ["count = tl.load(counts + n)", *_CHUNK]
+        name, o = held[c.enter]
+        lines.append(f"{name} = {memory.load_state(c.enter, f'initial_{c.state}', o)}")
+    loop = ["count = tl.load(counts + chunk)", *_TOKENS]
     for c in kernel.carries:
+        name, o = held[c.enter]
         if c.keep:
-            loop.append(memory.store_buffer(c.keep.name, c.enter, f"state_{c.state}", held[c.enter]))
+            loop.append(memory.store_buffer(c.keep.name, c.enter, name, o))
     loop += inner
-    loop += [f"state_{c.state} = {body.leaving(c.enter, c.leave)}" for c in kernel.carries if c.leave != c.enter]
-    lines += ["begin = tl.load(begins + s)", "end = tl.load(ends + s)"]
+    loop += [f"{held[c.enter][0]} = {body.leaving(c)}" for c in kernel.carries if c.leave != c.enter]
+    lines += ["begin = tl.load(begins + sequence)", "end = tl.load(ends + sequence)"]
     if kernel.reverse:
-        lines += ["for back in range(0, end - begin):", "    n = end - 1 - back"]
+        lines += ["for back in range(0, end - begin):", "    chunk = end - 1 - back"]
     else:
-        lines += ["for n in range(begin, end):"]
+        lines += ["for chunk in range(begin, end):"]
     lines += [f"    {line}" for line in loop]
-    return lines + [_final(c, body) for c in kernel.carries]
-
-
-def _final(carry: Carry, body: Body) -> str:
-    held = body.recipes.orientation[carry.enter]
-    return body.memory.store_state(carry.enter, f"final_{carry.state}", f"state_{carry.state}", held)
+    return lines + [memory.store_state(c.enter, f"final_{c.state}", *held[c.enter]) for c in kernel.carries]

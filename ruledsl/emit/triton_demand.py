@@ -13,6 +13,7 @@ class Recipe:
 
     args: tuple[Demand, ...]
     text: str
+    inline: bool = False  # short and cheap: may stand inside the text of its only user
     accumulate: bool = False  # contracts rows of the state: added up (or maximised) over their blocks
     start: str = "0.0"  # of such a sum
     helpers: tuple[str, ...] = ()  # device functions that the text calls

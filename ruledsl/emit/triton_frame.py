@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ruledsl.chunk.program import Axis, Node, Program, Rows
+from ruledsl.emit.triton_expression import fill, product, total
 from ruledsl.emit.triton_names import dim_name, width
 from ruledsl.lang.typed import Dim, DimOp, Type
 from ruledsl.schedule.kernels import Graph, Kernel
@@ -51,6 +52,25 @@ class Frame:
 
     def node(self, index: int) -> Node:
         return self.program.nodes[index]
+
+    @property
+    def row_size(self) -> Dim | None:
+        """The size that is the number of state rows."""
+        if self.rows is None:
+            return None
+        for node, axes in zip(self.program.nodes, self.graph.axes.of, strict=True):
+            for extent, found in zip(node.shape, axes, strict=True):
+                if found == self.rows:
+                    assert not isinstance(extent, Rows)
+                    return extent
+        return None
+
+    def leaf(self, index: int) -> bool:
+        """Is the node read from memory or carried, instead of computed?"""
+        node = self.node(index)
+        read = {b.node for b in self.kernel.reads}
+        held = index in read or any(c.enter == index for c in self.kernel.carries)
+        return held or node.op == "input" or (node.op == "block" and node.args[0] in read)
 
     def owned(self, index: int) -> bool:
         """Has the tile an axis of state rows?"""
@@ -142,13 +162,13 @@ class Frame:
         down, across = sides(orientation)
         parts = []
         if shape[0] != 1:
-            parts.append(f"{row_lanes}{down} * {row_stride}")
+            parts.append(product(f"{row_lanes}{down}", row_stride))
         if shape[1] != 1:
             parts.append(f"{'row' if isinstance(shape[1], Rows) else self.lanes(index, 1)[0]}{across}")
-        return " + ".join(parts) or "0"
+        return total(*parts)
 
-    def whole(self, index: int, value: str, orientation: str) -> str:
-        """A value spread to its tile; a single number as a scalar."""
+    def whole(self, index: int, value: str) -> str:
+        """A value as a store takes it: a single number as a scalar."""
         if self.node(index).shape == (1, 1):
-            return f"tl.sum(tl.full((1, 1), 0.0, tl.float32) + {value})"
-        return f"tl.broadcast_to({value}, {self.shape(index, orientation)})"
+            return fill("tl.sum(tl.full((1, 1), 0.0, tl.float32) + {0})", [value])
+        return value

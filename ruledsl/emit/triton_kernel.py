@@ -8,19 +8,21 @@ is: values of level 0, loop, values of level 1, loop, ...
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from ruledsl.chunk.program import Rows
+from ruledsl.chunk.program import Result, Rows
 from ruledsl.emit.triton_demand import Demand, Recipe
+from ruledsl.emit.triton_expression import fill
 from ruledsl.emit.triton_frame import Frame
 from ruledsl.emit.triton_memory import Memory, interleaved
-from ruledsl.emit.triton_names import tensor_name
+from ruledsl.emit.triton_names import port_name, result_name
 from ruledsl.emit.triton_recipes import Recipes
-from ruledsl.schedule.kernels import Buffer
+from ruledsl.schedule.kernels import Buffer, Carry
 from ruledsl.schedule.slots import slots
 
-Names = dict[Demand, str]
+Values = dict[Demand, str]  # the name or text of what is made
+LONGEST = 100  # characters of a value that stands in the text of its user
 Store = tuple[Demand, Callable[[str], str]]  # what is stored, and the statement that stores the value of that name
 
 
@@ -33,34 +35,48 @@ class Body:
     recipes: Recipes = field(init=False)
     made: dict[Demand, Recipe] = field(default_factory=dict)
     helpers: set[str] = field(default_factory=set)
+    inline: set[Demand] = field(default_factory=set)  # values without a variable
+    names: dict[Demand, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.memory = Memory(self.frame)
         self.recipes = Recipes(self.frame, self.memory)
 
     def lines(self) -> list[str]:
-        """Everything for one chunk; what the kernel carries is updated by the caller, from `leaving`."""
+        """Everything for one chunk; afterwards what leaves it is in the variables of `leaving`."""
         systems = [b for b in self.frame.kernel.writes if slots(self.frame.node(b.node).shape[0]) > 1]
         if systems:
             return [line for b in systems for line in self._system(b)]
         order = self._order()
+        self._settle(order)
         return self._in_loops(order) if self.frame.loops else self._straight(order)
 
-    def leaving(self, enter: int, leave: int) -> str:
-        """The value of a carried state after the chunk, as it is held."""
-        o = self.recipes.orientation[enter]
-        return self.frame.whole(leave, self.name((leave, o)), o)
+    def leaving(self, carry: Carry) -> str:
+        """The variable that holds a carried state after the chunk."""
+        held = self.recipes.held(carry.enter)
+        return f"{held.removesuffix('_t')}_next{'_t' if held.endswith('_t') else ''}"
 
     # ------------------------------------------------------------------------------------------- demand
 
+    def _targets(self) -> dict[Demand, str]:
+        """What the kernel is for, and what the rule calls it."""
+        kernel, resolve = self.frame.kernel, self.recipes.resolve
+        found = [(resolve((b.node, "n")), "") for b in kernel.writes]
+        found += [(resolve((r.node, "n")), result_name(r)) for r in kernel.results]
+        found += [(self._leave(c), self.leaving(c)) for c in kernel.carries if c.leave != c.enter]
+        names: dict[Demand, str] = {}
+        for demand, name in found:
+            names[demand] = names.get(demand) or name
+        return names
+
+    def _leave(self, carry: Carry) -> Demand:
+        return self.recipes.resolve((carry.leave, self.recipes.orientation[carry.enter]))
+
     def _order(self) -> list[Demand]:
         """All that the targets need, arguments first."""
-        kernel = self.frame.kernel
         order: list[Demand] = []
-        for node in [b.node for b in kernel.writes] + [r.node for r in kernel.results]:
-            self._visit((node, "n"), order)
-        for carry in kernel.carries:
-            self._visit((carry.leave, self.recipes.orientation[carry.enter]), order)
+        for target in self._targets():
+            self._visit(target, order)
         return order
 
     def _visit(self, root: Demand, order: list[Demand]) -> None:
@@ -70,9 +86,48 @@ class Body:
             if ready:
                 order.append(demand)
             elif demand not in self.made:
-                recipe = self.made[demand] = self.recipes.recipe(demand)
+                recipe = self.recipes.recipe(demand)
+                recipe = replace(recipe, args=tuple(self.recipes.resolve(a) for a in recipe.args))
+                self.made[demand] = recipe
                 stack.append((demand, True))
                 stack += [(a, False) for a in reversed(recipe.args)]
+
+    def _settle(self, order: Sequence[Demand]) -> None:
+        """Choose names, and what needs none: a short value with one user, in the same loop, stands in the user's text."""
+        targets = self._targets()
+        users: dict[Demand, list[Demand]] = {d: [] for d in order}
+        for user in order:
+            for place, arg in enumerate(self.made[user].args):
+                users[arg] += [user] * self.made[user].text.count(f"{{{place}}}")
+        for d in order:
+            if not self.made[d].args and self.made[d].inline and not self._is_loop_variable(d, targets):
+                self.inline.add(d)  # numbers and variables
+            elif self.made[d].inline and d not in targets and len(users[d]) == 1:
+                if self._in_loop(d) == self._in_loop(users[d][0]):
+                    self.inline.add(d)
+        taken: set[str] = set()
+        for d in order:
+            wish = targets.get(d) or self._wish(d)
+            self.names[d] = wish if wish not in taken else f"{wish}_{d[0]}"
+            taken.add(self.names[d])
+
+    def _is_loop_variable(self, d: Demand, targets: Mapping[Demand, str]) -> bool:
+        """A carried value that also leaves is copied before the variables are updated."""
+        return d in targets and d[0] in self.recipes.carried
+
+    def _in_loop(self, d: Demand) -> bool:
+        """Is the value made, or added up, in a loop over the blocks of state rows?"""
+        return self.frame.loops and (self.made[d].accumulate or self.frame.owned(d[0]))
+
+    def _wish(self, demand: Demand) -> str:
+        """A value is called after its port, or after its operation and its number in the program."""
+        index, o = demand
+        node = self.frame.node(index)
+        turned = "_t" if o == "t" else ""
+        if node.op == "input":
+            port = self.frame.program.port(node)
+            return f"{port_name(port)}{turned}"
+        return f"{node.attr if node.op == 'map' else node.op}_{index}{turned}"
 
     def _stores(self) -> list[Store]:
         kernel, memory = self.frame.kernel, self.memory
@@ -80,42 +135,40 @@ class Body:
         def buffer(b: Buffer) -> Callable[[str], str]:
             return lambda value: memory.store_buffer(b.name, b.node, value)
 
-        stores: list[Store] = [((b.node, "n"), buffer(b)) for b in kernel.writes]
-        for result in kernel.results:
-            stores.append(((result.node, "n"), lambda value, result=result: memory.store_result(result, value)))  # type: ignore[misc]
-        return stores
+        def result(r: Result) -> Callable[[str], str]:
+            return lambda value: memory.store_result(r, value)
+
+        stores = [(self.recipes.resolve((b.node, "n")), buffer(b)) for b in kernel.writes]
+        return stores + [(self.recipes.resolve((r.node, "n")), result(r)) for r in kernel.results]
 
     # ------------------------------------------------------------------------------------------- statements
 
-    def name(self, demand: Demand) -> str:
-        """The variable that holds a demand."""
-        index, o = demand
-        node = self.frame.node(index)
-        stem = str(node.attr) if node.op == "map" else node.op
-        if node.op == "input":
-            stem = tensor_name(self.frame.program.port(node))
-        return f"{stem}_{index}" + ("t" if o == "t" else "")
-
-    def _text(self, demand: Demand, names: Names) -> str:
+    def _text(self, demand: Demand, values: Values) -> str:
         recipe = self.made[demand]
         self.helpers |= set(recipe.helpers)
-        return recipe.text.format(*(names[a] for a in recipe.args))
+        return fill(recipe.text, [values[a] for a in recipe.args])
 
-    def _emit(self, demand: Demand, names: Names, lines: list[str]) -> None:
-        """Make a value: a statement, or its text in place of a name if it is a number."""
-        text = self._text(demand, names)
-        if self.frame.node(demand[0]).op == "const" and demand[0] not in self.recipes.buffers:
-            names[demand] = text
+    def _emit(self, demand: Demand, values: Values, lines: list[str]) -> None:
+        """Make a value: a statement, or a text in place of a name."""
+        text = self._text(demand, values)
+        if demand in self.inline and (len(text) <= LONGEST or not self.made[demand].args):
+            values[demand] = text
             return
-        names[demand] = self.name(demand)
-        lines.append(f"{names[demand]} = {text}")
+        values[demand] = self.names[demand]
+        lines.append(f"{values[demand]} = {text}")
 
     def _straight(self, order: Sequence[Demand]) -> list[str]:
-        names: Names = {}
+        values: Values = {}
         lines: list[str] = []
         for demand in order:
-            self._emit(demand, names, lines)
-        return lines + [store(names[demand]) for demand, store in self._stores()]
+            self._emit(demand, values, lines)
+        lines += [store(values[demand]) for demand, store in self._stores()]
+        for carry in self.frame.kernel.carries:
+            if carry.leave != carry.enter:
+                value, name = self.frame.whole(carry.leave, values[self._leave(carry)]), self.leaving(carry)
+                if value != name:
+                    lines.append(f"{name} = {value}")
+        return lines
 
     # ------------------------------------------------------------------------------------------- loops over blocks
 
@@ -127,20 +180,20 @@ class Body:
             level[d] = max((level[a] for a in self.made[d].args), default=0) + self.made[d].accumulate
         inside = {d for d in order if self.frame.owned(d[0]) and not self.made[d].accumulate}
         stores = self._stores()
-        names: Names = {}
+        values: Values = {}
         lines: list[str] = []
         for step in range(max(level.values(), default=0) + 1):
             for d in order:
                 if d not in inside and level[d] == step and not self.made[d].accumulate:
-                    self._emit(d, names, lines)
+                    self._emit(d, values, lines)
             sums = [d for d in order if self.made[d].accumulate and level[d] == step + 1]
             out = [(d, store) for d, store in stores if d in inside and level[d] == step]
             if sums or out:
-                lines += self._block_loop(order, inside, names, sums, out)
-        return lines + [store(names[d]) for d, store in stores if d not in inside]
+                lines += self._block_loop(order, inside, values, sums, out)
+        return lines + [store(values[d]) for d, store in stores if d not in inside]
 
     def _block_loop(
-        self, order: Sequence[Demand], inside: set[Demand], names: Names, sums: list[Demand], out: list[Store]
+        self, order: Sequence[Demand], inside: set[Demand], values: Values, sums: list[Demand], out: list[Store]
     ) -> list[str]:
         """One loop that completes `sums` and stores `out`."""
         need: set[Demand] = set()
@@ -151,15 +204,16 @@ class Body:
                 need.add(d)
                 todo += self.made[d].args
         lines = [
-            f"{self.name(d)} = tl.full({self.frame.shape(*d)}, {self.made[d].start}, tl.float32)" for d in sums
+            f"{self.names[d]} = tl.full({self.frame.shape(*d)}, {self.made[d].start}, tl.float32)" for d in sums
         ]
         body: list[str] = []
-        local = dict(names)
+        local = dict(values)
         for d in order:
             if d in need and d in sums:
-                name, text = self.name(d), self._text(d, local)
-                body.append(f"{name} = {name} + {text}" if self.made[d].start == "0.0" else f"{name} = tl.maximum({name}, {text})")
-                names[d] = local[d] = name
+                name, text = self.names[d], self._text(d, local)
+                summed = self.made[d].start == "0.0"
+                body.append(f"{name} += {text}" if summed else f"{name} = tl.maximum({name}, {text})")
+                values[d] = local[d] = name
             elif d in need:
                 self._emit(d, local, body)
         body += [store(local[d]) for d, store in out]
@@ -173,16 +227,17 @@ class Body:
         m = slots(node.shape[0])
         blocks = self.frame.node(node.args[0]).args
         order: list[Demand] = []
-        names: Names = {}
+        values: Values = {}
         lines: list[str] = []
-        for block in dict.fromkeys(blocks):
-            self._visit((block, "n"), order)
+        tiles = [self.recipes.resolve((block, "n")) for block in blocks]
+        for tile in dict.fromkeys(tiles):
+            self._visit(tile, order)
+        self._settle(order)
         for demand in order:
-            self._emit(demand, names, lines)
+            self._emit(demand, values, lines)
         lines.append(f"system = {self.memory.system(buffer)}")
-        for at, block in enumerate(blocks):
-            spread = interleaved(m, *divmod(at, m))
-            lines.append(f"tl.store(system + {spread}, {self.frame.whole(block, names[block, 'n'], 'n')})")
+        for at, tile in enumerate(tiles):
+            lines.append(f"tl.store(system + {interleaved(m, *divmod(at, m))}, {values[tile]})")
         self.helpers.add("inverse")
         return [
             *lines,

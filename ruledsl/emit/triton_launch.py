@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ruledsl.chunk.program import PortKind, Program, ResultKind, Rows
 from ruledsl.emit.triton_definition import Definition
+from ruledsl.emit.triton_expression import wrapped
 from ruledsl.emit.triton_frame import Frame
 from ruledsl.emit.triton_kernel import wide
-from ruledsl.emit.triton_memory import TensorKind, result_name, result_type
-from ruledsl.emit.triton_names import dim_name, dim_text, tensor_key, tensor_name
+from ruledsl.emit.triton_memory import TensorKind, result_type
+from ruledsl.emit.triton_names import cotangent_name, dim_name, dim_text, result_name, safe, tensor_key, tensor_name
 from ruledsl.lang.typed import Dim, DimOp, dim_value
+from ruledsl.schedule.kernels import Kernel
 
 
 def launcher(direction: str, definitions: Sequence[Definition], program: Program) -> str:
@@ -29,24 +31,28 @@ def launcher(direction: str, definitions: Sequence[Definition], program: Program
         *_sizes([*symbols, *derived]),
         'C = plan["chunk"]',
         "LEVELS = C.bit_length() - 1",
-        "N, S = chunks.starts.numel(), chunks.begins.numel()",
-        "some = next(iter(x.values()))",
-        "tokens, device, dtype = plan['tokens'], some.device, plan['dtype']",
+        "count, sequences = chunks.starts.numel(), chunks.begins.numel()",
+        'tokens, device, dtype = plan["tokens"], chunks.starts.device, plan["dtype"]',
         "OP = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[dtype]",
         'IP, IP_SOLVE = plan["precision"], plan["solve_precision"]',
-        f"ROWS = {_rows(definitions)}",
-        'BLOCK = min(plan["block"], max(16, triton.next_power_of_2(ROWS))) if ROWS > 1 else 1',
-        "tables = (chunks.starts, chunks.counts, chunks.places)",
+        *_blocks(definitions),
     ]
     made: set[str] = set()
     for d in definitions:
         lines += _allocate(d, made)
         lines += _launch(d)
     outputs, states = _returned(definitions, "gradient" if back else "forward")
-    lines.append(f"return {_table(outputs)}, {_table(states)}")
+    lines += wrapped("return ", [_table(outputs), _table(states)], "")
     extra = ", d_outputs, d_final" if back else ""
     body = "\n".join(f"    {line}" for line in lines)
-    return f"def {direction}(x, initial, chunks, H, sizes, plan{extra}):\n{body}\n"
+    said = "Gradients of inputs, params and initial states." if back else "Outputs and final states."
+    return f'def {direction}(inputs, initial, chunks, H, sizes, plan{extra}):\n    """{said}"""\n{body}\n'
+
+
+STRIDED = '''def strided(x, H):
+    """A tensor [tokens, heads, ...] as kernels take it: with strides of token and head, and how many heads share one."""
+    return x, x.stride(0), x.stride(1), H // x.shape[1]
+'''
 
 
 def padded_sizes(programs: Iterable[Program], sizes: Mapping[str, int]) -> frozenset[Dim]:
@@ -79,16 +85,10 @@ def _padded(dim: Dim, name: str) -> str:
             return f"max(16, triton.next_power_of_2({name}))"
 
 
-def _rows(definitions: Sequence[Definition]) -> str:
-    """The size that is the number of state rows."""
-    for d in definitions:
-        for index, node in enumerate(d.frame.program.nodes):
-            for axis in (0, 1):
-                if d.frame.is_rows(index, axis):
-                    extent = node.shape[axis]
-                    assert not isinstance(extent, Rows)
-                    return dim_name(extent)
-    return "1"
+def _blocks(definitions: Sequence[Definition]) -> list[str]:
+    """How many rows of the state one program has, for every size that numbers them."""
+    sizes = dict.fromkeys(dim_name(d.frame.row_size) for d in definitions if d.frame.row_size is not None)
+    return [f'BLOCK_{name} = min(plan["block"], max(16, B_{name}))' for name in sizes]
 
 
 # ------------------------------------------------------------------------------------------------ allocation
@@ -103,7 +103,7 @@ def _allocate(d: Definition, made: set[str]) -> list[str]:
             made.add(b.name)
             rows, columns = (frame.count(e) for e in frame.node(b.node).shape)
             dtype = "dtype" if b.operand else "torch.float32"
-            lines.append(f"{b.name} = torch.empty((N, H, {rows}, {columns}), dtype={dtype}, device=device)")
+            lines.append(f"{b.name} = torch.empty((count, H, {rows}, {columns}), dtype={dtype}, device=device)")
     for r in kernel.results:
         name = result_name(r)
         if name in made:
@@ -111,19 +111,23 @@ def _allocate(d: Definition, made: set[str]) -> list[str]:
         made.add(name)
         axes = [dim_text(dim) for dim in result_type(frame, r).dims]
         if d.tensors[name] is TensorKind.PARTIAL:
-            lines.append(f"{name} = torch.zeros(({', '.join(['N', 'H', *axes])},), dtype=torch.float32, device=device)")
+            shape = ", ".join(["count", "H", *axes])
+            lines.append(f"{name} = torch.zeros(({shape}), dtype=torch.float32, device=device)")
             continue
         key = r.name if r.port is None else tensor_key(r.port)
         whole = "zeros" if r.port is not None and r.port.member else "empty"
         shape = ", ".join(["tokens", "H", *axes])
-        lines.append(f"{name} = torch.{whole}(({shape},), dtype=plan['dtypes']['{key}'], device=device)")
-    for c in kernel.carries:
-        source = "d_final" if kernel.program == "gradient" else "initial"
-        lines.append(f"{kernel.name}_{c.state} = torch.empty_like({source}['{c.state}'])")
-    return lines
+        lines.append(f'{name} = torch.{whole}(({shape}), dtype=plan["dtypes"]["{key}"], device=device)')
+    source = _states(kernel)
+    return lines + [f'{kernel.name}_{safe(c.state)} = torch.empty_like({source}["{c.state}"])' for c in kernel.carries]
 
 
 # ------------------------------------------------------------------------------------------------ launches
+
+
+def _states(kernel: Kernel) -> str:
+    """Where the caller's values of what a kernel carries are."""
+    return "d_final" if kernel.program == "gradient" else "initial"
 
 
 def _launch(d: Definition) -> list[str]:
@@ -132,39 +136,36 @@ def _launch(d: Definition) -> list[str]:
     for name, kind in d.tensors.items():
         match kind:
             case TensorKind.TOKEN:
-                source = _source(d.frame, name)
-                values += [source, f"{source}.stride(0)", f"{source}.stride(1)", f"H // {source}.shape[1]"]
+                values.append(f"*strided({_source(d.frame, name)}, H)")
             case TensorKind.PARAM:
                 values.append(_source(d.frame, name))
             case _:
                 values.append(name)
-    source = "d_final" if kernel.program == "gradient" else "initial"
     for c in kernel.carries:
-        values += [f"{source}['{c.state}']", f"{kernel.name}_{c.state}"]
-    values += ["*tables"] + (["chunks.begins", "chunks.ends"] if d.serial else []) + ["H"]
-    given = {"BLOCKS": "triton.cdiv(ROWS, BLOCK)"}
-    if "WIDE" in d.constants:
-        length = f"triton.next_power_of_2({wide(d.frame)} * C)"
-        given |= {"WIDE": length, "WIDE_LEVELS": f"{length}.bit_length() - 1"}
-    if d.serial and not kernel.split:
-        given |= {"BLOCK": "max(16, triton.next_power_of_2(ROWS)) if ROWS > 1 else 1", "BLOCKS": "1"}
-    constants = ", ".join(f"{c}={given.get(c, c)}" for c in d.constants)
-    grid = "(N, H)" if not d.serial else "(S * H, triton.cdiv(ROWS, BLOCK))" if kernel.split else "(S * H, 1)"
-    return [
-        f"{kernel.name}_kernel[{grid}](",
-        f"    {', '.join(values)},",
-        f"    {constants}, num_warps=plan['warps']['{kernel.mode}'], num_stages=plan['stages'],",
-        ")",
-    ]
+        values += [f'{_states(kernel)}["{c.state}"]', f"{kernel.name}_{safe(c.state)}"]
+    values += [f"chunks.{table}" for table in d.tables] + ["H"]
+    rows = dim_name(d.frame.row_size) if d.frame.row_size is not None else "1"
+    split = not d.serial or kernel.split
+    block = f"BLOCK_{rows}" if split else f"max(16, B_{rows})"
+    length = f"triton.next_power_of_2({wide(d.frame)} * C)"
+    given = {
+        "ROWS": rows, "BLOCK": block, "BLOCKS": f"triton.cdiv({rows}, {block})",
+        "WIDE": length, "WIDE_LEVELS": f"{length}.bit_length() - 1",
+    }  # fmt: skip
+    values += [f"{c}={given.get(c, c)}" for c in d.constants]
+    values += [f'num_warps=plan["warps"]["{kernel.mode}"]', 'num_stages=plan["stages"]']
+    blocks = f"triton.cdiv({rows}, {block})" if kernel.split and rows != "1" else "1"
+    grid = f"(sequences * H, {blocks})" if d.serial else "(count, H)"
+    return wrapped(f"{kernel.name}_kernel[{grid}](", values, ")")
 
 
 def _source(frame: Frame, name: str) -> str:
     """The caller's tensor behind a pointer argument."""
     for port in frame.program.ports:
-        if port.kind is PortKind.COTANGENT and name == f"d_{port.name}":
-            return f"d_outputs['{port.name}']"
+        if port.kind is PortKind.COTANGENT and name == cotangent_name(port.name):
+            return f'd_outputs["{port.name}"]'
         if port.kind in (PortKind.INPUT, PortKind.PARAM) and name == tensor_name(port):
-            return f"x['{tensor_key(port)}']"
+            return f'inputs["{tensor_key(port)}"]'
     raise AssertionError(name)
 
 
@@ -176,9 +177,9 @@ def _returned(definitions: Sequence[Definition], program: str) -> tuple[dict[str
         for r in d.kernel.results:
             found[r.name if r.kind is ResultKind.OUTPUT or r.port is None else tensor_key(r.port)] = result_name(r)
         if d.kernel.program == program:
-            states |= {c.state: f"{d.kernel.name}_{c.state}" for c in d.kernel.carries}
+            states |= {c.state: f"{d.kernel.name}_{safe(c.state)}" for c in d.kernel.carries}
     return found, states
 
 
 def _table(entries: Mapping[str, str]) -> str:
-    return "{" + ", ".join(f"'{key}': {name}" for key, name in entries.items()) + "}"
+    return "{" + ", ".join(f'"{key}": {name}' for key, name in entries.items()) + "}"

@@ -1,7 +1,7 @@
 """Loads and stores of one kernel, and the tensors that they make its arguments.
 
 Buffers and states are contiguous, [chunk or sequence, head, rows, columns]; what the caller owns comes with the strides
-of token and head, and heads that share one ("group"). Bases are 64-bit: `n`, `s` and `token` are.
+of token and head, and heads that share one ("group"). Bases are 64-bit: `chunk`, `sequence` and `token` are.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ruledsl.chunk.program import PortKind, Result, ResultKind, Rows
+from ruledsl.chunk.program import PortKind, Result, Rows
+from ruledsl.emit.triton_expression import product, total
 from ruledsl.emit.triton_frame import Frame, sides
-from ruledsl.emit.triton_names import member_offset, safe, tensor_name
+from ruledsl.emit.triton_names import cotangent_name, member_offset, pointer, result_name, safe, tensor_name
 from ruledsl.lang.typed import Type
 from ruledsl.schedule.attributes import place
 from ruledsl.schedule.kernels import Buffer
 from ruledsl.schedule.slots import slots
 from ruledsl.schedule.unsupported import unsupported
+
+_CHUNK = "(chunk * H + head)"
 
 
 class TensorKind(StrEnum):
@@ -50,7 +53,7 @@ class Memory:
         """Rows of one slot and columns of another of an interleaved inverse in memory."""
         i, j = place(self.frame.node(index))
         m = slots(self.frame.node(buffer.node).shape[0])
-        return f"tl.load({self.system(buffer)} + {interleaved(m, i, j, orientation)})"
+        return f"tl.load({total(self.system(buffer), interleaved(m, i, j, orientation))})"
 
     def load_port(self, index: int, orientation: str) -> str:
         """What an `input` node reads."""
@@ -64,27 +67,27 @@ class Memory:
             case PortKind.POSITION:
                 return f"(place + row){down}.to(tl.float32)"
             case PortKind.HEAD:
-                return "h.to(tl.float32)"
+                return "head.to(tl.float32)"
             case PortKind.HEADS:
-                return "(H * 1.0)"
+                return "H * 1.0"
             case PortKind.SIZE:
                 frame.note(port.name)
-                return f"({safe(port.name)} * 1.0)"
+                return f"{safe(port.name)} * 1.0"
             case PortKind.PARAM:
                 name = self._tensor(tensor_name(port), TensorKind.PARAM)
                 type_ = frame.types[port.name]
-                base = f"{name} + h * ({frame.width(type_)}) + {member_offset(port, type_)}"
-                if node.shape == (1, 1):
-                    return f"tl.load({base}).to(tl.float32)"
                 spread = frame.spread(index, orientation, frame.row_lanes(index), frame.count(node.shape[1]))
-                return f"tl.load({base} + {spread}).to(tl.float32)"
+                base = [pointer(name), product("head", frame.width(type_)), member_offset(port, type_)]
+                return f"tl.load({total(*base, spread)}).to(tl.float32)"
             case PortKind.INPUT | PortKind.COTANGENT:
                 cotangent = port.kind is PortKind.COTANGENT
-                name = self._tensor(f"d_{port.name}" if cotangent else tensor_name(port), TensorKind.TOKEN)
+                name = cotangent_name(port.name) if cotangent else tensor_name(port)
+                self._tensor(name, TensorKind.TOKEN)
                 type_ = frame.types[port.name]
                 frame.width(type_)
-                base = f"{name} + (h // {name}_group) * {name}_head + {member_offset(port, type_)}"
-                load = f"tl.load({base} + {frame.spread(index, orientation, 'token', f'{name}_token')}).to(tl.float32)"
+                base = [pointer(name), f"head // {name}_group * {name}_head", member_offset(port, type_)]
+                spread = frame.spread(index, orientation, "token", f"{name}_token")
+                load = f"tl.load({total(*base, spread)}).to(tl.float32)"
                 return f"tl.where(valid{down}, {load}, 0.0)" if cotangent else load
             case PortKind.STATE:
                 raise unsupported(f"the state `{port.name}`, which nothing carries, has no Triton form")
@@ -111,17 +114,17 @@ class Memory:
         offset = member_offset(result.port, result_type(frame, result))
         if isinstance(shape[0], Rows):
             name = self._tensor(result_name(result), TensorKind.RESULT)
-            spread = frame.spread(index, "n", "token", f"(H * ({wide}))")
-            pointer = f"{name} + h * ({wide}) + {offset} + {spread}"
-            return self._store(pointer, index, value, "n", "valid[:, None]")
+            spread = frame.spread(index, "n", "token", product("H", wide))
+            place = total(pointer(name), product("head", wide), offset, spread)
+            return self._store(place, index, value, "n", "valid[:, None]")
         name = self._tensor(result_name(result), TensorKind.PARTIAL)
         spread = frame.spread(index, "n", frame.row_lanes(index), frame.count(shape[1]))
-        return self._store(f"{name} + (n * H + h) * ({wide}) + {offset} + {spread}", index, value, "n")
+        return self._store(total(pointer(name), product(_CHUNK, wide), offset, spread), index, value, "n")
 
-    def _store(self, pointer: str, index: int, value: str, orientation: str, valid: str = "") -> str:
+    def _store(self, place: str, index: int, value: str, orientation: str, valid: str = "") -> str:
         mask = " & ".join(m for m in (valid, self.frame.masks(index, orientation)) if m)
-        value = self.frame.whole(index, value, orientation)
-        return f"tl.store({pointer}, {value}, mask={mask})" if mask else f"tl.store({pointer}, {value})"
+        value = self.frame.whole(index, value)
+        return f"tl.store({place}, {value}, mask={mask})" if mask else f"tl.store({place}, {value})"
 
     # ------------------------------------------------------------------------------------------- pointers
 
@@ -129,18 +132,18 @@ class Memory:
         self._tensor(name, TensorKind.BUFFER)
         rows, columns = (self.frame.count(e) for e in self.frame.node(index).shape)
         spread = self.frame.spread(index, orientation, self.frame.row_lanes(index), columns)
-        return f"{name} + (n * H + h) * ({rows} * {columns}) + {spread}"
+        return total(pointer(name), product(_CHUNK, rows, columns), spread)
 
     def _state_pointer(self, index: int, name: str, orientation: str) -> str:
         rows, columns = (self.frame.count(e) for e in self.frame.node(index).shape)
         spread = self.frame.spread(index, orientation, self.frame.row_lanes(index), columns)
-        return f"{name} + (s * H + h) * ({rows} * {columns}) + {spread}"
+        return total(pointer(name), product("(sequence * H + head)", rows, columns), spread)
 
     def system(self, buffer: Buffer) -> str:
         """Where an interleaved system begins."""
         name = self._tensor(buffer.name, TensorKind.BUFFER)
         m = slots(self.frame.node(buffer.node).shape[0])
-        return f"{name} + (n * H + h) * ({m} * C * {m} * C)"
+        return total(pointer(name), product(_CHUNK, f"({m} * C)", f"({m} * C)"))
 
 
 def interleaved(m: int, i: int, j: int, orientation: str = "n") -> str:
@@ -153,9 +156,3 @@ def result_type(frame: Frame, result: Result) -> Type:
     """The declared type of an output, or of what a gradient belongs to."""
     return frame.types[result.port.name if result.port is not None else result.name]
 
-
-def result_name(result: Result) -> str:
-    if result.kind is ResultKind.OUTPUT:
-        return f"o_{result.name}"
-    assert result.port is not None
-    return f"g_{tensor_name(result.port)}"

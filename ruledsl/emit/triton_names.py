@@ -5,16 +5,24 @@ from __future__ import annotations
 import builtins
 import keyword
 import re
+from typing import assert_never
 
-from ruledsl.chunk.program import Port
+from ruledsl.chunk.program import Port, PortKind, Result, ResultKind
+from ruledsl.emit.triton_expression import product
 from ruledsl.lang.typed import Dim, DimOp, Type
 
 _TAKEN = frozenset("""
-    C H K_ N OP IP IP_SOLVE LEVELS ROWS BLOCK BLOCKS WIDE WIDE_LEVELS row token valid place n h s block begin end back count
-    start starts counts places begins ends line inside spread whole system tl triton torch x initial chunks sizes plan tables
-    some tokens device dtype d_outputs d_final S
+    C H OP IP IP_SOLVE LEVELS ROWS BLOCK BLOCKS WIDE WIDE_LEVELS
+    row token valid real place position chunk sequence head block begin end back count start line inside spread whole system
+    starts counts places begins ends tl triton torch inputs initial chunks sizes plan tables tokens device dtype outputs
+    count sequences forward backward sweep reverse gradients strided kernel
+    half_sum block_sum halves doubled undoubled anchored gram gram_apply gram_apply_adjoint spans spans_gate
+    chain_gram chain_apply chain_apply_adjoint chain_gate inverse shift combine_scan
 """.split())
-_SHAPES = re.compile(r"(i|m|o|g|d|B|state|initial|final|enter|leave|forward|sweep|reverse|gradients)_.*|.*_(token|head|group|kernel|lag\d+|\d+t?)|.*_")
+_SHAPES = re.compile(
+    r"N\d+|(i|m|d|B|BLOCK|initial|final|enter|leave|forward|sweep|reverse|gradients)_.*"
+    r"|.*_(ptr|token|head|group|kernel|next|t|lag\d+|\d+t?)|.*_(plus|minus|times|by)_.*|.*_"
+)
 
 
 def safe(name: str) -> str:
@@ -33,7 +41,12 @@ def dim_name(dim: Dim) -> str:
             return safe(dim)
         case DimOp(op, left, right):
             word = {"+": "plus", "-": "minus", "*": "times", "/": "by"}[op]
-            return f"{dim_name(left)}_{word}_{dim_name(right)}"
+            return f"{_part(left)}_{word}_{_part(right)}"
+
+
+def _part(dim: Dim) -> str:
+    """An operand in the name of a size: a nested one between underscores, so that grouping shows."""
+    return f"_{dim_name(dim)}_" if isinstance(dim, DimOp) else dim_name(dim)
 
 
 def dim_text(dim: Dim) -> str:
@@ -49,7 +62,7 @@ def dim_text(dim: Dim) -> str:
 
 def width(type_: Type) -> str:
     """Elements that one token and head of a value have, as an expression."""
-    return " * ".join(dim_text(d) for d in type_.dims) or "1"
+    return product(*(dim_text(d) for d in type_.dims))
 
 
 def member_offset(port: Port | None, type_: Type) -> str:
@@ -60,7 +73,7 @@ def member_offset(port: Port | None, type_: Type) -> str:
     offset = ""
     for place, (index, size) in enumerate(zip(port.member, type_.family, strict=False)):
         offset = f"{index - 1}" if place == 0 else f"({offset} * {dim_text(size)} + {index - 1})"
-    return f"{offset} * ({width(member)})"
+    return "0" if offset == "0" else product(offset, *(dim_text(d) for d in member.dims))
 
 
 def tensor_key(port: Port) -> str:
@@ -71,3 +84,38 @@ def tensor_key(port: Port) -> str:
 def tensor_name(port: Port) -> str:
     """The same as an identifier."""
     return safe(port.name) + (f"_lag{port.lag}" if port.lag else "")
+
+
+def pointer(name: str) -> str:
+    """The argument that points to the tensor of a value."""
+    return f"{name}_ptr"
+
+
+def cotangent_name(name: str) -> str:
+    """The gradient of an output, input or state."""
+    return f"d_{safe(name)}"
+
+
+def result_name(result: Result) -> str:
+    """An output, or the gradient of an input or param, as a tile and as a tensor."""
+    if result.kind is ResultKind.OUTPUT:
+        return safe(result.name)
+    assert result.port is not None
+    return f"d_{tensor_name(result.port)}"
+
+
+def port_name(port: Port) -> str:
+    """The tile of a port."""
+    match port.kind:
+        case PortKind.VALID:
+            return "real"
+        case PortKind.POSITION:
+            return "position"
+        case PortKind.HEAD | PortKind.HEADS | PortKind.SIZE:
+            return port.kind.value
+        case PortKind.COTANGENT:
+            return cotangent_name(port.name)
+        case PortKind.INPUT | PortKind.PARAM | PortKind.STATE:
+            return tensor_name(port) + "".join(f"_{j}" for j in port.member)
+        case other:
+            assert_never(other)

@@ -31,15 +31,24 @@ def dot(frame: Frame, node: Node, o: str) -> Recipe:
     ox, oy = ("t" if ta else "n"), ("t" if tb else "n")
     over_blocks = frame.loops and frame.is_rows(x, axis)
     if frame.node(x).shape[axis] == 1:
-        return Recipe(((x, ox), (y, oy)), "{0} * {1}")
+        return Recipe(((x, ox), (y, oy)), "{0} * {1}", inline=True)
     if n == 1 and m != 1:
         left = frame.clear("{0}", x, axis, ox)
-        return Recipe(((x, ox), (y, flip(oy))), f"tl.sum({left} * {{1}}, axis=1, keep_dims=True)", over_blocks)
+        return Recipe(((x, ox), (y, flip(oy))), f"tl.sum({left} * {{1}}, axis=1, keep_dims=True)", accumulate=over_blocks)
     if m == 1:
         left = frame.clear("{0}", x, axis, flip(ox))
-        return Recipe(((x, flip(ox)), (y, oy)), f"tl.sum({left} * {{1}}, axis=0, keep_dims=True)", over_blocks)
+        return Recipe(((x, flip(ox)), (y, oy)), f"tl.sum({left} * {{1}}, axis=0, keep_dims=True)", accumulate=over_blocks)
+    x, y = _operand(frame, x), _operand(frame, y)
     left, right = frame.clear("{0}", x, axis, ox), frame.clear("{1}", y, 1 if tb else 0, oy)
-    return Recipe(((x, ox), (y, oy)), f"tl.dot({left}.to(OP), {right}.to(OP), input_precision=IP)", over_blocks)
+    text = f"tl.dot({left}.to(OP), {right}.to(OP), input_precision=IP)"
+    return Recipe(((x, ox), (y, oy)), text, accumulate=over_blocks)
+
+
+def _operand(frame: Frame, index: int) -> int:
+    """Operands are rounded by the product itself."""
+    while frame.node(index).op == "cast" and not frame.leaf(index):
+        index = frame.node(index).args[0]
+    return index
 
 
 def helper(frame: Frame, index: int, node: Node) -> Recipe:
@@ -70,7 +79,7 @@ def _gram(frame: Frame, node: Node) -> Recipe:
     tiles = ", ".join([frame.clear(first, x, 1, "n"), *rest])
     incl = f"{node.attr == 'incl'}, " if node.op == "gram" else ""
     text = f"{node.op}({tiles}, {incl}C, {frame.size(_widest(frame, node.args), 1)}, LEVELS, OP, IP)"
-    return Recipe(_plain(node.args), text, frame.loops and frame.is_rows(x, 1), helpers=(node.op,))
+    return Recipe(_plain(node.args), text, accumulate=frame.loops and frame.is_rows(x, 1), helpers=(node.op,))
 
 
 def _apply(frame: Frame, index: int, node: Node) -> Recipe:

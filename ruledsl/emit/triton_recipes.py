@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ruledsl.chunk.program import Node
+from ruledsl.chunk.program import Node, PortKind
 from ruledsl.emit.triton_demand import Demand, Recipe
-from ruledsl.emit.triton_frame import Frame, flip
+from ruledsl.emit.triton_frame import Frame, flip, sides
 from ruledsl.emit.triton_memory import Memory
+from ruledsl.emit.triton_names import cotangent_name, safe
 from ruledsl.emit.triton_products import HELPERS, dot, helper, real_dot
 from ruledsl.emit.triton_spelling import literal, template
 from ruledsl.schedule.attributes import flags, integer, number, shifted
@@ -21,7 +22,7 @@ from ruledsl.schedule.kernels import Buffer, Carry
 from ruledsl.schedule.unsupported import unsupported
 
 _ELEMENTWISE = frozenset({"map", "select", "cast", "expand", "mask", "mexp"})
-_EITHER_WAY = _ELEMENTWISE | {"transpose", "dot", "const", "full"}  # can be made transposed
+_EITHER_WAY = _ELEMENTWISE | {"dot", "const", "full"}  # can be made transposed
 
 
 @dataclass(slots=True)
@@ -53,10 +54,11 @@ class Recipes:
         if index in self.buffers:
             return Recipe((), self.memory.load_buffer(self.buffers[index], o))
         if index in self.carried:
-            name = f"state_{self.carried[index].state}"
-            return Recipe((), name if o == self.orientation[index] else f"tl.trans({name})")
+            name = self.held(index)
+            return Recipe((), name if o == self.orientation[index] else f"tl.trans({name})", inline=True)
         if node.op == "input":
-            return Recipe((), self.memory.load_port(index, o))
+            scalar = self.frame.program.port(node).kind in (PortKind.HEAD, PortKind.HEADS, PortKind.SIZE)
+            return Recipe((), self.memory.load_port(index, o), inline=scalar)
         if node.op == "block":
             return Recipe((), self.memory.load_block(index, self.buffers[node.args[0]], o))
         if node.shape == (1, 1):
@@ -65,17 +67,25 @@ class Recipes:
             return Recipe(((index, "n"),), "tl.trans({0})")
         return self._compute(index, node, o)
 
-    # ------------------------------------------------------------------------------------------- analysis
+    def resolve(self, demand: Demand) -> Demand:
+        """The demand without transposes: they are a matter of orientation."""
+        index, o = demand
+        while (node := self.frame.node(index)).op == "transpose" and not self.frame.leaf(index):
+            index, o = node.args[0], flip(o)
+        return index, "n" if node.shape == (1, 1) and index not in self.carried else o
 
-    def _leaf(self, index: int) -> bool:
-        node = self.frame.node(index)
-        held = index in self.buffers or index in self.carried
-        return held or node.op == "input" or (node.op == "block" and node.args[0] in self.buffers)
+    def held(self, index: int) -> str:
+        """The variable of a carried state, or of its gradient."""
+        state = self.carried[index].state
+        name = safe(state) if self.frame.program.port(self.frame.node(index)).kind is PortKind.STATE else cotangent_name(state)
+        return name + ("_t" if self.orientation[index] == "t" else "")
+
+    # ------------------------------------------------------------------------------------------- analysis
 
     def _made_by_dots(self) -> frozenset[int]:
         found = set(self.carried)
         for index, node in enumerate(self.frame.program.nodes):
-            if self._leaf(index):
+            if self.frame.leaf(index):
                 continue
             product = node.op in HELPERS or (node.op == "dot" and real_dot(self.frame, node))
             if product or any(a in found for a in node.args):
@@ -111,22 +121,22 @@ class Recipes:
         same = tuple(held(i, o) for i in node.args)
         match node.op:
             case "const":
-                return Recipe((), literal(number(node)))
+                return Recipe((), literal(number(node)), inline=True)
             case "full":
                 return Recipe((), f"tl.full({frame.shape(index, o)}, {literal(number(node))}, tl.float32)")
             case "eye":
                 lanes = f"tl.arange(0, {frame.size(index, 0)})"
                 return Recipe((), f"tl.where({lanes}[:, None] == {lanes}[None, :], 1.0, 0.0)")
             case "map":
-                return Recipe(same, template(str(node.attr), self._exponent(node)))
+                return Recipe(same, template(str(node.attr), self._exponent(node)), inline=True)
             case "select":
-                return Recipe(same, f"tl.where({{0}} {node.attr} {{1}}, {{2}}, {{3}})")
+                if self._is_padding(node):
+                    return Recipe(same[2:], f"tl.where(valid{sides(o)[0]}, {{1}}, {{0}})", inline=True)
+                return Recipe(same, f"tl.where({{0}} {node.attr} {{1}}, {{2}}, {{3}})", inline=True)
             case "cast":
-                return Recipe(same, "{0}.to(OP).to(tl.float32)")
+                return Recipe(same, "{0}.to(OP).to(tl.float32)", inline=True)
             case "expand":
-                return Recipe(same, f"tl.broadcast_to({{0}}, {frame.shape(index, o)})")
-            case "transpose":
-                return Recipe((held(node.args[0], flip(o)),), "{0}")
+                return Recipe(same, f"tl.broadcast_to({{0}}, {frame.shape(index, o)})", inline=True)
             case "sum" | "amax":
                 return self._reduction(node)
             case "cumsum" | "cumprod":
@@ -143,9 +153,9 @@ class Recipes:
             case "last":
                 return Recipe(same, "tl.sum(tl.where(row[:, None] == C - 1, {0}, 0.0), axis=0, keep_dims=True)")
             case "put_last":
-                return Recipe(same, "tl.where(row[:, None] == C - 1, {0}, 0.0)")
+                return Recipe(same, "tl.where(row[:, None] == C - 1, {0}, 0.0)", inline=True)
             case "mask":
-                return Recipe(same, f"tl.where({_triangle(node, o)}, {{0}}, 0.0)")
+                return Recipe(same, f"tl.where({_triangle(node, o)}, {{0}}, 0.0)", inline=True)
             case "mexp":  # masked before the exponential, whose argument may be large outside
                 test = _triangle(node, o)
                 return Recipe(same, f"tl.where({test}, tl.exp(tl.where({test}, {{0}}, 0.0)), 0.0)")
@@ -170,12 +180,19 @@ class Recipes:
         second = self.frame.node(node.args[1]) if node.attr == "pow" else None
         return number(second) if second is not None and second.op == "const" else None
 
+    def _is_padding(self, node: Node) -> bool:
+        """Does the node choose what padding tokens get?"""
+        test, zero = (self.frame.node(i) for i in node.args[:2])
+        if node.attr != "==" or zero.op != "const" or number(zero) != 0.0 or test.op != "input":
+            return False
+        return self.frame.program.port(test).kind is PortKind.VALID
+
     def _reduction(self, node: Node) -> Recipe:
         source, axis = node.args[0], integer(node)
         neutral, reduce = ("float('-inf')", "max") if node.op == "amax" else ("0.0", "sum")
         text = f"tl.{reduce}({self.frame.clear('{0}', source, axis, 'n', neutral)}, axis={axis}, keep_dims=True)"
         over_blocks = self.frame.loops and self.frame.is_rows(source, axis)
-        return Recipe(((source, "n"),), text, over_blocks, neutral)
+        return Recipe(((source, "n"),), text, accumulate=over_blocks, start=neutral)
 
     def _scan(self, node: Node) -> Recipe:
         decay, x = node.args

@@ -36,15 +36,7 @@ _SPELL = {
     "logaddexp": "tl.maximum({0}, {1}) + tl.log(1.0 + tl.exp(-tl.abs({0} - {1})))",
 }
 
-_POWER = "tl.exp2({1} * tl.log2({0}))"
-_POWERS = {
-    1.0: "{0}",
-    2.0: "{0} * {0}",
-    3.0: "{0} * {0} * {0}",
-    -1.0: "1.0 / {0}",
-    0.5: "tl.sqrt({0})",
-    -0.5: "tl.rsqrt({0})",
-}
+_POWERS: dict[float | None, str] = {-1.0: "1.0 / {0}", 0.5: "tl.sqrt({0})", -0.5: "tl.rsqrt({0})"}
 
 
 def literal(value: float) -> str:
@@ -59,10 +51,24 @@ def template(fn: str, exponent: float | None = None) -> str:
 
     Unsupported: a function that Triton has no words for."""
     if fn == "pow":
-        return _POWER if exponent is None else _POWERS.get(exponent, _POWER)
+        return _power(exponent)
     if fn not in _SPELL:
         raise unsupported(f"the function `{fn}` has no Triton form")
     return _SPELL[fn]
+
+
+def _power(exponent: float | None) -> str:
+    """A base to a number: products as long as they are few; a negative base has a power only if that is whole."""
+    if exponent in _POWERS:
+        return _POWERS[exponent]
+    if exponent is None or not exponent.is_integer():
+        return "tl.exp2({1} * tl.log2({0}))"
+    if 1 <= exponent <= 8:
+        return " * ".join(["{0}"] * int(exponent))
+    if -8 <= exponent <= -1:
+        return f"1.0 / ({' * '.join(['{0}'] * -int(exponent))})"
+    size = "tl.exp2({1} * tl.log2(tl.abs({0})))"
+    return size if exponent % 2 == 0 else f"tl.where({{0}} < 0.0, -1.0, 1.0) * {size}"
 
 
 def spell(fn: str, args: list[str], exponent: float | None = None) -> str:

@@ -2,10 +2,10 @@
 
 `triton_text(kernels, forward, gradient, padded, header, helpers)` gives the text of a module with
 
-    forward(x, initial, chunks, heads, sizes, plan) -> (outputs, final)
-    backward(x, initial, chunks, heads, sizes, plan, d_outputs, d_final) -> (gradients, d_initial)
+    forward(inputs, initial, chunks, heads, sizes, plan) -> (outputs, final)
+    backward(inputs, initial, chunks, heads, sizes, plan, d_outputs, d_final) -> (gradients, d_initial)
 
-x: tensors by port key, tokens flattened: inputs [tokens, heads of the input, ...], params [heads, ...]; a lagged input
+inputs: tensors by port key, tokens flattened: inputs [tokens, heads of the input, ...], params [heads, ...]; a lagged input
 has a tensor of its own, `name@J`. initial, final, d_initial, d_final: states by name [sequences, heads, rows, cols]
 float32 in the form's orientation. chunks: int64 tables `starts`, `counts`, `places` (first token, real tokens, position
 in its sequence; per chunk) and `begins`, `ends` (chunks of a sequence; per sequence). plan: `chunk` (tokens, a power of
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from ruledsl.chunk.program import Program
 from ruledsl.emit.triton_definition import definition
 from ruledsl.emit.triton_frame import Frame
-from ruledsl.emit.triton_launch import launcher
+from ruledsl.emit.triton_launch import STRIDED, launcher
 from ruledsl.lang.typed import Dim
 from ruledsl.schedule.kernels import Graph, Kernels
 
@@ -44,6 +44,7 @@ def triton_text(
         f"{header}\nimport torch\nimport triton\nimport triton.language as tl\n",
         *(text for name, text in helpers.items() if name in used),
         *(d.text for d in (*ahead, *back)),
+        STRIDED,
         launcher("forward", ahead, forward),
         launcher("backward", back, gradient),
     ]

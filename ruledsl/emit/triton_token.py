@@ -37,12 +37,17 @@ class TokenText:
     params: tuple[str, ...]
     states: tuple[str, ...]
     with_gradient: frozenset[str]  # of these the backward pass gives a gradient
-    position: bool  # the position is read
+    partial: frozenset[str]  # of these every block gives a part of the gradient
 
 
 def triton_token(split: Split, sizes: Mapping[str, int], block: int, header: str) -> TokenText:
-    """The module for tiles of these sizes. `block`: lanes of a block of the axis that is cut."""
-    return _Module(split, sizes, block).text(header)
+    """The module for tiles of these sizes. `block`: lanes of a block of the axis that is cut.
+
+    A step that writes in place where it reads is not cut if blocks share a state: one would read what another wrote.
+    """
+    main = _Module(split, sizes, block)
+    step = _Module(split.uncut(), sizes, 1) if split.shared else main
+    return main.text(header, step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,16 @@ class _Module:
         self.gradients = [r for r in found if r.port not in zero and r.port and r.port.kind is not PortKind.STATE]
         back = {r.port: r for r in found if r.port}
         self.cotangents = self._states(split.gradient, "D", [back[h.port] for h in self.states if h.port in back])
+        carried = {h.port for h in self.cotangents}
+        self.dropped = [  # cotangents of states that no token reads: only the last token's counts
+            _Held(port, i, _member("D", port), "n")
+            for i, node in enumerate(split.gradient.program.nodes)
+            if node.op == "input" and (own := split.gradient.program.port(node)).kind is PortKind.COTANGENT
+            if (port := Port(own.name, PortKind.STATE, own.member)) in {h.port for h in self.states} - carried
+        ]
+        self.partial = frozenset(
+            r.port.name for r in found if self.cut and r.port and split.gradient.cut[r.node] is None
+        )
         self.with_gradient = frozenset(r.port.name for r in found if r.port and r.port not in zero)
 
     # ------------------------------------------------------------------------------------------------ states
@@ -91,10 +106,6 @@ class _Module:
                 if (port.name, port.member) in by_port:
                     found[i] = by_port[port.name, port.member]
         return found
-
-    def _entries(self) -> int:
-        body = self._forward_body("", "", "v")
-        return sum(body.entries(h.leave) for h in self.states)
 
     # ------------------------------------------------------------------------------------------------ memory
 
@@ -274,11 +285,7 @@ class _Module:
         self._want(again, self.states, outputs=False)
         marked = self.split.gradient
         held = self._nodes(marked.program, (PortKind.STATE,), self.states)
-        cotangents = self._nodes(
-            marked.program,
-            (PortKind.COTANGENT,),
-            [*self.cotangents, *(_Held(h.port, 0, _member("D", h.port), h.o) for h in self.states if h.port not in {c.port for c in self.cotangents})],
-        )
+        cotangents = self._nodes(marked.program, (PortKind.COTANGENT,), [*self.cotangents, *self.dropped])
         body = Body(marked, self.space, "v", held | cotangents, self._load_at("token", "place + i"))
         for r in self.gradients:
             body.want(r.node, body.best(r.node))
@@ -301,8 +308,6 @@ class _Module:
             for r in self.gradients
             if r.port and r.port.kind is PortKind.INPUT and (o := body.best(r.node))
         ]
-        through = [h for h in self.states if h.port not in {c.port for c in self.cotangents}]
-        dropped = [] if not through else []
         replay = [
             f"{scratch}j) * ({span})",
             *store,
@@ -321,6 +326,7 @@ class _Module:
             *stores,
             *add,
             *self._update(body, self.cotangents),
+            *(f"{h.name} = tl.zeros({body.tile(h.leave, h.o)}, tl.float32)" for h in self.dropped),
         ]
         inner = [
             "segment = segments - 1 - turn",
@@ -337,8 +343,7 @@ class _Module:
         return [
             *self._sequence(),
             "segments = (end - begin + C - 1) // C",
-            *self._enter(body, self.cotangents, "df", "sequence", once=True),
-            *dropped,
+            *self._enter(body, [*self.cotangents, *self.dropped], "df", "sequence", once=True),
             *start,
             *again.ahead,
             *body.ahead,
@@ -368,34 +373,34 @@ class _Module:
             lines.append(f"m{label} = tl.arange(0, B{label}) < n{label}")
         return lines
 
-    def text(self, header: str) -> TokenText:
-        for make in (self._step, self._forward, self._backward):
+    def text(self, header: str, step: _Module) -> TokenText:
+        for make in (step._step, self._forward, self._backward):
             make()  # every size has its label before the first kernel is written
         f = self.split.forward.program
         n = self.space.number(self.space.cut) if self.space.cut is not None else 1
         blocks = -(-n // self.space.block) if self.cut else 1
         body = self._forward_body("", "", "v")
         largest = max(body.entries(i) for i in range(len(f.nodes)))
-        bodies = {"step": self._step(), "forward": self._forward(), "backward": self._backward()}
+        bodies = {"step": (step, step._step()), "forward": (self, self._forward()), "backward": (self, self._backward())}
         parts = [f"{header}\nimport torch\nimport triton\nimport triton.language as tl"]
-        calls = {}
-        for name, lines in bodies.items():
+        launchers = []
+        for name, (module, lines) in bodies.items():
             lines = _used_lines(lines)
-            arguments, constants = self._arguments(lines)
+            arguments, constants = module._arguments(lines)
             parts.append(_kernel(name, arguments, constants, lines))
-            calls[name] = arguments, constants
-        parts += [self._launcher(name, *calls[name]) for name in bodies]
+            launchers.append(module._launcher(name, arguments, constants))
+        parts += launchers
         ports = [*f.ports, *self.split.gradient.program.ports]
         return TokenText(
             "\n\n\n".join(parts) + "\n",
-            self._entries(),
+            sum(body.entries(h.leave) for h in self.states),
             blocks,
             largest,
             tuple(dict.fromkeys(p.name for p in ports if p.kind is PortKind.INPUT)),
             tuple(dict.fromkeys(p.name for p in ports if p.kind is PortKind.PARAM)),
             tuple(dict.fromkeys(h.port.name for h in self.states)),
             self.with_gradient,
-            any(p.kind is PortKind.POSITION for p in ports),
+            self.partial,
         )
 
     def _arguments(self, lines: list[str]) -> tuple[list[tuple[str, str]], list[str]]:

@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ruledsl.emit.triton_token import TokenText
+from ruledsl.lang import typed
+from ruledsl.runtime import triton_token
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.errors import DtypeError, ShapeError, StateError
 from ruledsl.runtime.recurrent import head_values, token_values
+from ruledsl.runtime.state import Part, as_dict, check_part, pack, unpack
 from ruledsl.runtime.token import Carry, Token
 
 
@@ -18,6 +22,73 @@ def one(token: Token, call: Call, carry: Carry) -> tuple[dict[str, Tensor], Carr
     """Outputs [B, H, (family...), rows, cols] and the next carry."""
     inputs = {name: x[:, 0] for name, x in token_values(token, call).items()}
     return token.step({**head_values(token, call), **inputs}, carry)
+
+
+def fused(
+    form: TokenText,
+    token: Token,
+    parts: tuple[Part, ...],
+    call: Call,
+    pool: dict[str, Tensor],
+    slots: Tensor | None,
+    out: Any,
+    in_place: bool,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+    """One token by a kernel: outputs [B, H, ...] by name and the new state by key, or None where only plain torch
+    serves: gradients, tracing, tensors that a kernel cannot work in."""
+    given = [*call.inputs.values(), *call.params.values(), *pool.values()]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in given):
+        return None
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None or call.batch == 0:
+        return None
+    fresh = not in_place
+    if len(pool) < len(parts):  # a part that is not given starts as declared
+        if in_place:
+            return None
+        start = as_dict(token.rule, pack(parts, unpack(token, parts, pool, call.batch, "state")))
+        states = {key: x.clone(memory_format=torch.contiguous_format) for key, x in start.items()}
+        fresh = False
+    else:
+        states = pool
+    rows = call.batch if slots is None else next(iter(states.values())).shape[0]
+    for p in parts:
+        if p.key not in states:
+            return None
+        check_part(p, states[p.key], token, rows, "state")
+    if not all(x.is_contiguous() and x.dtype in (torch.float32, torch.int64) for x in states.values()):
+        return None
+    new = {key: torch.empty_like(x) for key, x in states.items()} if fresh else states
+    types = {o.name: o.value.type for o in token.rule.outputs}
+    outputs = {n: _result(out, n, len(types), t, call, slots) for n, t in types.items()}
+    named = {triton_token.state_name(p): p.key for p in parts if p.kind != "t"}
+    old, final = ({n: x[key] for n, key in named.items()} for x in (states, new))
+    triton_token.step(form, call, old, final, states.get("t"), slots, outputs)
+    if "t" in states:
+        _advance(states["t"], new["t"], slots)
+    if out is not None:
+        for name, x in outputs.items():
+            target = out if isinstance(out, Tensor) else out.get(name)
+            if target is not x:
+                write(out, x if isinstance(out, Tensor) else {name: x})
+    return outputs, new
+
+
+def _result(out: Any, name: str, count: int, type_: typed.Type, call: Call, slots: Tensor | None) -> Tensor:
+    """Where the kernel writes an output: the caller's tensor if it fits, else one of our own."""
+    shape = (call.batch, call.heads, *(typed.dim_value(d, call.sizes) for d in type_.dims))
+    target = out if isinstance(out, Tensor) and count == 1 else out.get(name) if isinstance(out, Mapping) else None
+    if isinstance(target, Tensor) and target.shape == shape and target.is_contiguous() and not target.requires_grad:
+        return target
+    make = torch.empty if slots is None else torch.zeros
+    return make(shape, dtype=call.out_dtype, device=call.device)
+
+
+def _advance(old: Tensor, new: Tensor, slots: Tensor | None) -> None:
+    """The position of every row that had a token."""
+    if slots is not None:
+        old.index_add_(0, slots.to(torch.int64).clamp(min=0), (slots >= 0).to(torch.int64))
+    else:
+        torch.add(old, 1, out=new)
 
 
 def check_slots(slots: Tensor, pool: Mapping[str, Tensor]) -> None:

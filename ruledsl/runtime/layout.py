@@ -77,17 +77,30 @@ def packed(length: int, chunk: int, cu_seqlens: Tensor) -> Chunks:
     return Chunks(chunk, token, position, valid, at_chunk, offset % chunk, belongs, packing, starts, lengths)
 
 
+def _sliced(chunks: Chunks) -> bool:
+    """Whole sequences are cut by slices, whose adjoints are far cheaper than an index's; but a traced length stays free
+    only under an index."""
+    return chunks.packing is None and not torch.compiler.is_compiling()
+
+
 def to_tile(x: Tensor, chunks: Chunks, lag: int = 0, ring: Tensor | None = None) -> Tensor:
     """Tokens [B, T, H, n] as [B, H, N, C, n]; with `lag`, each row holds the value that many tokens before.
 
     `ring` [B or sequences, H, L, n] are the L values before the first token, oldest first.
     """
+    if _sliced(chunks):
+        if lag:
+            assert ring is not None
+            x = lagged(x, lag, ring, None)
+        count = chunks.token.shape[0]
+        spare = count * chunks.length - x.shape[1]
+        rows = torch.cat([x, x[:, -1:].expand(-1, spare, -1, -1)], 1)
+        return rows.unflatten(1, (count, chunks.length)).permute(0, 3, 1, 2, 4)
+    token = chunks.token
     if lag:
         assert ring is not None
-        x, rows = _behind(x, chunks, lag, ring)
-    else:
-        rows = chunks.token
-    return x[:, rows].permute(0, 3, 1, 2, 4)
+        x, token = _behind(x, chunks, lag, ring)
+    return x[:, token].permute(0, 3, 1, 2, 4)
 
 
 def _behind(x: Tensor, chunks: Chunks, lag: int, ring: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +109,6 @@ def _behind(x: Tensor, chunks: Chunks, lag: int, ring: Tensor) -> tuple[Tensor, 
     before = ring.movedim(2, 1)
     if chunks.packing is None:
         return torch.cat([before, x], 1), chunks.token - lag + kept
-    assert chunks.starts is not None
     sequence = chunks.packing.sequence[:, None]
     before = before.flatten(0, 1)[None]  # [1, sequences*L, H, n]
     in_ring = sequence * kept + kept + chunks.position - lag
@@ -106,6 +118,8 @@ def _behind(x: Tensor, chunks: Chunks, lag: int, ring: Tensor) -> tuple[Tensor, 
 
 def from_tile(y: Tensor, chunks: Chunks) -> Tensor:
     """[B, H, N, C, n] as tokens [B, T, H, n]; tokens outside every sequence get 0."""
+    if _sliced(chunks):
+        return y.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, : chunks.row.shape[0]]
     tokens = y[:, :, chunks.chunk, chunks.row].transpose(1, 2)
     return tokens if chunks.inside is None else torch.where(chunks.inside[None, :, None, None], tokens, 0.0)
 

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from ruledsl.runtime import chunked, triton_chunked
+from ruledsl.runtime import chunked, triton_backend
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.errors import BackendError, did_you_mean
 from ruledsl.runtime.recurrent import recurrent
@@ -51,11 +51,9 @@ class Prepared:
 BACKENDS: dict[str, Backend] = {
     "triton": Backend(
         "triton",
-        is_default=lambda rule, device: (
-            device == "cuda" and not triton_chunked.missing() and not isinstance(rule.chunkable(), str)
-        ),
-        prepare=triton_chunked.prepare,
-        run=lambda plan, token, call, carry, cu_seqlens: triton_chunked.run(plan, call, carry, cu_seqlens),
+        is_default=triton_backend.is_default,
+        prepare=triton_backend.prepare,
+        run=lambda plan, token, call, carry, cu_seqlens: triton_backend.run(plan, call, carry, cu_seqlens),
     ),
     "torch": Backend(
         "torch",
@@ -108,9 +106,13 @@ def prepared(name: str) -> Prepared:
 
 @torch.compiler.assume_constant_result  # type: ignore[misc]
 def prepare_step(rule: int, sizes: Sizes, heads: int, dtype: torch.dtype, device: torch.device) -> str:
-    """For one token. Returns the name for `prepared`."""
+    """For one token; the plan is that of a kernel, None for plain torch. Returns the name for `prepared`."""
     setting = Setting(sizes, heads, dtype, dtype, device)
-    return _named((rule, setting), lambda found: _step(found, setting))
+
+    def make(found: Rule) -> Prepared:
+        return replace(_step(found, setting), plan=triton_backend.prepare_step(found, setting))
+
+    return _named((rule, setting), make)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[misc]

@@ -28,7 +28,7 @@ from ruledsl.runtime.bind import Call, bind
 from ruledsl.runtime.errors import DeviceError, DtypeError, ShapeError
 from ruledsl.runtime.op import default_backend, prepare_sequence, prepare_step, prepared, remember
 from ruledsl.runtime.spec import RuleSpec, spec_of
-from ruledsl.runtime.state import State, as_dict, close_axes, pack, state_parts, unpack
+from ruledsl.runtime.state import State, as_dict, close_axes, is_plain, pack, state_parts, unpack
 from ruledsl.runtime.token import Token
 
 if TYPE_CHECKING:
@@ -120,15 +120,23 @@ class Rule:
         pool = as_dict(self.typed, state, "state")
         if slots is not None:
             decode.check_slots(slots, pool)
-        given = pool if slots is None else decode.gather(pool, slots)
-        call = bind(spec, _autocast(self.spec, tensors), self._declared(given), "state")
+        call = bind(spec, _autocast(self.spec, tensors), self._declared(pool), "state")
         ready = prepared(prepare_step(self._id, tuple(sorted(call.sizes.items())), call.heads, call.dtype, call.device))
+        in_place = slots is not None or (out is not None and state is not None)
+        if ready.plan is not None:
+            done = decode.fused(ready.plan, ready.token, ready.parts, call, pool, slots, out, in_place)
+            if done is not None:
+                outputs, new_pool = done
+                found = next(iter(outputs.values())) if len(outputs) == 1 else outputs
+                new_state = new_pool[ready.parts[0].key] if is_plain(ready.parts) else new_pool
+                return (found if out is None else out), (state if in_place else new_state)  # type: ignore[return-value]
+        given = pool if slots is None else decode.gather(pool, slots)
         carry = unpack(ready.token, ready.parts, given, call.batch, "state")
         with _no_autocast(call.device):
             outputs, carry = decode.one(ready.token, call, carry)
         result = self._outputs({name: x.to(call.out_dtype) for name, x in outputs.items()})
         new = pack(ready.parts, carry)
-        if slots is not None or (out is not None and state is not None):
+        if in_place:
             decode.store(pool, as_dict(self.typed, new), slots)
             new = state  # type: ignore[assignment]
         if out is not None:

@@ -96,7 +96,7 @@ def unpack(
             )
     for p in parts:
         if p.key in given:
-            _check(p, given[p.key], token, batch, what)
+            check_part(p, given[p.key], token, batch, what)
     carried_keys = [p.key for p in parts if p.kind != "state"]
     lost = [k for k in carried_keys if k not in given]
     if lost and len(lost) < len(carried_keys):
@@ -140,7 +140,8 @@ def _part(part: Part, carry: Carry) -> Tensor:
             return carry.t
 
 
-def _check(part: Part, value: Tensor, token: Token, batch: int, what: str) -> None:
+def check_part(part: Part, value: Tensor, token: Token, batch: int, what: str) -> None:
+    """Shape, device and dtype of one tensor of a state."""
     want = part.shape(batch, token.heads, token.sizes)
     if tuple(value.shape) != want:
         raise StateError(f"{what} `{part.key}`: expected {list(want)}, got {list(value.shape)}")

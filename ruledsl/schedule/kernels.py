@@ -26,6 +26,14 @@ from ruledsl.schedule.axes import Axes, axes
 HEAVY = frozenset({
     "dot", "gram", "gram_apply", "chain_gram", "chain_apply", "chain_gate", "spans", "spans_gate", "inverse", "scan",
 })  # fmt: skip
+_SOLVE = "The inverse of every chunk's system of reading sub-steps."
+_AFTER = "Outputs of every chunk, from the state that enters it."
+_GRADIENTS = "Gradients of every chunk's inputs, from the state that enters it and the gradient of the state that leaves it."
+_PURPOSE = {
+    "forward": "Chunk after chunk, the state in registers: outputs and the final state.",
+    "sweep": "The states again, chunk after chunk; keeps the one that enters each chunk.",
+    "reverse": "The gradient of the state, last chunk first; keeps the one of the state that leaves each chunk.",
+}
 _OPERAND_PATH = frozenset({"cast", "transpose"})
 
 
@@ -53,6 +61,7 @@ class Kernel:
     name: str
     program: str  # "forward" or "gradient"
     mode: str  # "chunk" or "serial"
+    purpose: str  # one line for readers
     reads: tuple[Buffer, ...] = ()
     writes: tuple[Buffer, ...] = ()
     results: tuple[Result, ...] = ()
@@ -160,7 +169,11 @@ class Graph:
 
     def buffers(self, nodes: list[int], prefix: str, readers: frozenset[int]) -> tuple[Buffer, ...]:
         """Buffers for crossing nodes; `readers` are the nodes that the reading kernels compute."""
-        return tuple(Buffer(f"{prefix}{i}", i, self._only_operand(i, readers)) for i in nodes)
+        return tuple(Buffer(f"{prefix}{self._word(i)}_{i}", i, self._only_operand(i, readers)) for i in nodes)
+
+    def _word(self, index: int) -> str:
+        node = self.program.nodes[index]
+        return str(node.attr) if node.op == "map" else node.op
 
     def _only_operand(self, index: int, readers: frozenset[int]) -> bool:
         users = [u for u in readers if index in self.program.nodes[u].args and u != index]
@@ -219,7 +232,7 @@ def _serial(
     systems = graph.systems(targets, frozenset(carried) | {b.node for b in kept})
     if systems:
         solved = tuple(Buffer(f"{name}_inverse_{i}", i, False) for i in systems)
-        before.append(Kernel(f"{name}_solve", program, "chunk", reads=kept, writes=solved))
+        before.append(Kernel(f"{name}_solve", program, "chunk", _SOLVE, reads=kept, writes=solved))
         memory += solved
     known = frozenset(b.node for b in memory)
     cross = graph.crossing(targets, carried, known, rows)
@@ -227,10 +240,11 @@ def _serial(
     needed = graph.ancestors(targets, stop)
     buffers = graph.buffers(cross, f"{name}_", needed)
     if buffers:
-        before.append(Kernel(f"{name}_prepare", program, "chunk", reads=memory, writes=buffers))
+        purpose = f"What `{name}_kernel` needs of every chunk and does not depend on the state."
+        before.append(Kernel(f"{name}_prepare", program, "chunk", purpose, reads=memory, writes=buffers))
     split = not graph.mixes_rows(targets, stop, rows)
     used = tuple(b for b in memory if b.node in needed)
-    serial = Kernel(name, program, "serial", buffers + used, (), tuple(results), carries, reverse, split)
+    serial = Kernel(name, program, "serial", _PURPOSE[name], buffers + used, (), tuple(results), carries, reverse, split)
     return before, serial, memory + buffers
 
 
@@ -250,7 +264,7 @@ def _forward(graph: Graph, states: tuple[str, ...], rows: int | None) -> tuple[K
     if not after:
         return (*before, serial)
     serial, kept = _keeping(serial, "enter")
-    last = Kernel("forward_after", "forward", "chunk", memory + kept, (), tuple(after))
+    last = Kernel("forward_after", "forward", "chunk", _AFTER, memory + kept, (), tuple(after))
     return (*before, serial, last)
 
 
@@ -276,5 +290,5 @@ def _backward(f: Graph, g: Graph, states: tuple[str, ...], rows: dict[str, int |
     if gradients:
         systems = g.systems([r.node for r in gradients], frozenset(b.node for b in memory))
         assert not systems, "every system of the gradient is solved before its serial kernel"
-        kernels.append(Kernel("gradients", "gradient", "chunk", memory, (), tuple(gradients)))
+        kernels.append(Kernel("gradients", "gradient", "chunk", _GRADIENTS, memory, (), tuple(gradients)))
     return tuple(kernels)

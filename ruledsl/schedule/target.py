@@ -20,7 +20,7 @@ class Target:
     step: float  # seconds
 
 
-# h200: copy, product and chain measured; ada and turing: data sheets; cpu: measured on two server cores
+# h200: copy and product rates measured; ada and turing: data sheets; cpu and every `step`: estimates that rank plans
 TARGETS: dict[str, Target] = {
     row.name: row
     for row in (

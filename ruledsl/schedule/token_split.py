@@ -35,10 +35,13 @@ class Split:
     forward: Marked
     gradient: Marked
 
+    def uncut(self) -> Split:
+        return Split(None, whole(self.forward.program), whole(self.gradient.program))
+
     @property
     def shared(self) -> bool:
         """Does a block carry a state that other blocks carry too?"""
-        return any(
+        return self.dim is not None and any(
             self.forward.cut[r.node] is None for r in self.forward.program.results if r.kind is ResultKind.STATE
         )
 

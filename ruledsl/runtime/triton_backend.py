@@ -1,0 +1,55 @@
+"""The Triton backend: chunk kernels for rules that have a chunk form, kernels for single tokens for all others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ruledsl.emit.triton_token import TokenText
+from ruledsl.runtime import triton_chunked, triton_token
+from ruledsl.runtime.bind import Call
+from ruledsl.runtime.setting import Setting
+from ruledsl.runtime.token import Carry
+
+if TYPE_CHECKING:
+    from ruledsl.runtime.rule import Rule
+
+Compiled = triton_chunked.Compiled | triton_token.Compiled
+
+
+def is_default(rule: Rule, device: str) -> bool:
+    return (
+        device == "cuda"
+        and not triton_chunked.missing()
+        and (_has_chunks(rule, None) or triton_token.has_form(rule))
+    )
+
+
+def prepare(rule: Rule, setting: Setting) -> Compiled:
+    """Generate kernels and register them. BackendError: the rule has no form, or not here."""
+    if _has_chunks(rule, dict(setting.sizes)):
+        return triton_chunked.prepare(rule, setting)
+    return triton_token.prepare(rule, setting)
+
+
+def run(plan: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None) -> tuple[dict[str, Tensor], Carry]:
+    backend = triton_chunked if isinstance(plan, triton_chunked.Compiled) else triton_token
+    return backend.run(plan, call, carry, cu_seqlens)  # type: ignore[arg-type]
+
+
+def _has_chunks(rule: Rule, sizes: dict[str, int] | None) -> bool:
+    """A chunk form that chunk kernels take: one without families of states."""
+    found = rule.chunkable(sizes)
+    return not isinstance(found, str) and all(f.member is None for f in found.token.forms)
+
+
+def prepare_step(rule: Rule, setting: Setting) -> TokenText | None:
+    """The kernels for one token, None where a step is plain torch."""
+    return triton_token.prepare_step(rule, setting) if steps_on(setting.device) else None
+
+
+def steps_on(device: torch.device) -> bool:
+    """Whether single tokens are taken by kernels on this device."""
+    return device.type == "cuda" and not triton_chunked.missing()
