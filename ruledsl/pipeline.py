@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ruledsl.algebra.verdict import TokenForm, Verdict
 from ruledsl.chunk.program import Program
+from ruledsl.emit.standalone_kernels import KernelForm
 from ruledsl.lang import syntax, typed
 from ruledsl.lang.source import Source
 from ruledsl.schedule.plan import Schedule
@@ -86,6 +87,36 @@ def schedule(
     return plan(forward, backward, target(device), sizes, chunk)
 
 
+def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, int]) -> tuple[Program, Program]:
+    """The forward and gradient programs that Triton kernels are cut from. Raises UnsupportedForm and Unsupported."""
+    from ruledsl.chunk.by_products import by_products
+    from ruledsl.chunk.simplify import simplify
+    from ruledsl.schedule.slots import without_slots
+
+    program = chunk(by_products(token), unrolled, sizes)
+    return without_slots(simplify(program)), without_slots(simplify(gradient(program)))
+
+
+def kernels(token: TokenForm, forward: Program, backward: Program, sizes: Mapping[str, int]) -> KernelForm:
+    """The Triton schedule. Raises Unsupported. `sizes`: what the tiles are chosen for."""
+    from ruledsl.emit.standalone_kernels import KernelForm
+    from ruledsl.schedule.kernels import cut
+    from ruledsl.schedule.tiles import tiles
+    from ruledsl.schedule.unsupported import unsupported
+
+    if any(f.member is not None for f in token.forms):
+        raise unsupported("a family of states has no Triton form")
+    return KernelForm(cut(forward, backward), forward, backward, tiles((forward, backward), sizes, 4))
+
+
+def kernel_source(form: KernelForm, rule: Source) -> str:
+    """Kernels and launchers for any sizes. Raises Unsupported."""
+    from ruledsl.emit.names import comment
+
+    head = "\n".join([*comment(rule.text), "", "import torch", "import triton", "import triton.language as tl"])
+    return "\n\n\n".join(p.rstrip() for p in [head, *form.text]) + "\n"
+
+
 def source(schedule: Schedule, rule: Source) -> str:
     from ruledsl.emit.torch_text import torch_text
 
@@ -93,7 +124,11 @@ def source(schedule: Schedule, rule: Source) -> str:
 
 
 def module(
-    unrolled: typed.Rule, sizes: Mapping[str, int], rule: Source, token: TokenForm | None, schedule: Schedule | None
+    unrolled: typed.Rule,
+    sizes: Mapping[str, int],
+    rule: Source,
+    token: TokenForm | None,
+    schedule: Schedule | KernelForm | None,
 ) -> str:
     """The rule as a file of its own: chunks (if there is a schedule), token step, reference loop, self-test."""
     from ruledsl.emit.standalone import standalone

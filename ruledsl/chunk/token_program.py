@@ -66,7 +66,9 @@ class _Token:
         states = self._rule.of(Role.STATE)
         for name in self._lags:
             if self._lags[name] > MOST_VALUES:
-                raise UnsupportedForm(f"`{name}` is looked back at over {self._lags[name]} tokens, kernels hold {MOST_VALUES}")
+                raise UnsupportedForm(
+                    f"`{name}` is looked back at over {self._lags[name]} tokens, kernels hold {MOST_VALUES}"
+                )
         for s in states:
             for members in self._indices(s.type):
                 self._versions[s.name, members] = [self._state(s.name, members, s.type)]
@@ -103,9 +105,7 @@ class _Token:
         inside = self.b.apply("mod", self._position(), float(chunk))
         for members in self._indices(type):
             old = self._state(frozen_name(name, chunk), members, type)
-            self._copies[name, chunk, members] = self.b.select(
-                "==", inside, 0.0, self._versions[name, members][0], old
-            )
+            self._copies[name, chunk, members] = self.b.select("==", inside, 0.0, self._versions[name, members][0], old)
 
     def _ring(self, name: str) -> list[tuple[Result, Tile]]:
         """The last values of a name after this token, oldest first."""
@@ -240,7 +240,9 @@ class _Token:
                 return b.apply(fn, *(tile(a) for a in args))
             case typed.RowWise(fn, x, count=count):
                 n = self._size(x.type.cols if x.type.is_matrix else self._width(x.type))
-                return rowwise.apply(b, fn, self._whole(x, x.type, members), n, None if count is None else self._integer(count))
+                return rowwise.apply(
+                    b, fn, self._whole(x, x.type, members), n, None if count is None else self._integer(count)
+                )
             case typed.Reduce(fn, x):
                 return self._reduce(fn, x, members)
             case typed.Product(left, right):

@@ -18,7 +18,6 @@ from ruledsl.lang.diagnostic import Diagnostic, RuleError
 from ruledsl.lang.source import NOWHERE, Source, Span
 from ruledsl.schedule.plan import Schedule
 
-
 NO_FORM = "RD702"
 
 

@@ -20,7 +20,15 @@ from ruledsl.schedule.token_split import Marked
 Demand = tuple[int, str]  # node, "n" or "t"
 _ELEMENTWISE = ("map", "select", "expand")
 _FIXED = (PortKind.PARAM, PortKind.HEAD, PortKind.HEADS, PortKind.SIZE)  # the same for all tokens
+_CHANGING = (PortKind.INPUT, PortKind.COTANGENT)  # with every token
 _HOISTED = 16_384  # entries of matrices that are made before the loop over the tokens and kept
+
+
+def _gather(value: str, entries: str, places: str, rows: str, columns: str) -> str:
+    """A tile of entries of another, given by their places there. With one axis: with two, Triton 3.6 ends the process
+    when there are more places than entries."""
+    flat = f"tl.gather(tl.reshape({value}, ({entries},)), tl.reshape({places}, ({rows} * {columns},)), 0)"
+    return f"tl.reshape({flat}, ({rows}, {columns}))"
 
 
 def flip(orientation: str) -> str:
@@ -76,7 +84,9 @@ class Space:
 class Body:
     """Writes the nodes that targets need. `lines` belong into the loop over tokens, `ahead` before it.
 
-    `load` writes what comes from memory; `held` are the names and orientations of states in registers.
+    `load` writes what comes from memory: the load, and what is made of it, "{}" standing for what was loaded. `held`
+    are the names and orientations of states in registers. With `early`, what changes with every token is loaded one
+    token early, see `fetched`: names and loads.
     """
 
     def __init__(
@@ -85,12 +95,15 @@ class Body:
         space: Space,
         prefix: str,
         held: Mapping[int, tuple[str, str]],
-        load: Callable[[Body, int, Port, str], str],
+        load: Callable[[Body, int, Port, str], tuple[str, str]],
+        early: bool = False,
     ) -> None:
         self.program: Program = marked.program
         self.cut = marked.cut
         self.space, self.prefix, self.held, self._load = space, prefix, held, load
         self.names: dict[Demand, str] = {}
+        self.early = early
+        self.fetched: list[tuple[str, str]] = []
         self.lines: list[str] = []
         self.ahead: list[str] = []
         self._needed: dict[int, set[str]] = {}
@@ -153,7 +166,9 @@ class Body:
     def mask(self, index: int, o: str) -> str:
         """The real entries of a tile, "" if all are."""
         places = ("[:, None]", "[None, :]") if o == "n" else ("[None, :]", "[:, None]")
-        found = [f"{m}{places[axis]}" for axis in (0, 1) if self._dim(index, axis) != 1 and (m := self._lane(index, axis)[1])]
+        found = [
+            f"{m}{places[axis]}" for axis in (0, 1) if self._dim(index, axis) != 1 and (m := self._lane(index, axis)[1])
+        ]
         return " & ".join(found)
 
     def _clear(self, text: str, index: int, axis: int, o: str, value: str = "0.0") -> str:
@@ -243,6 +258,15 @@ class Body:
         if node.op == "input":
             stem = name_of("x", self.program.port(node).name)
         name = self.names[index, o] = f"{self.prefix}_{stem}_{index}{'t' if o == 't' else ''}"
+        if (
+            self.early
+            and node.op == "input"
+            and (port := self.program.port(node)).kind in _CHANGING
+            and index not in self.held
+        ):
+            loaded, form = self._load(self, index, port, o)
+            self.fetched.append((f"raw{name}", loaded))
+            made = form.format(f"raw{name}")
         lines.append(f"{name} = {made}")
 
     def full(self, index: int, o: str) -> str:
@@ -265,7 +289,7 @@ class Body:
         match node.op:
             case "input":
                 port = self.program.port(node)
-                return (), lambda a: self._load(self, index, port, o)
+                return (), lambda a: self._loaded(index, port, o)
             case "const":
                 return (), lambda a: literal(float(node.attr))  # type: ignore[arg-type]
             case "full":
@@ -289,6 +313,10 @@ class Body:
                 return self._reduce(node)
             case _:
                 return self._along(index, node)
+
+    def _loaded(self, index: int, port: Port, o: str) -> str:
+        found, form = self._load(self, index, port, o)
+        return form.format(found)
 
     def _map(self, node: Node, args: list[str]) -> str:
         if node.attr == "ctz":
@@ -333,7 +361,9 @@ class Body:
             whole = f"tl.broadcast_to({value}, ({r}, {lanes}))"
             if c == "1":  # one column out of many
                 return f"tl.sum(tl.where({self._lane(source, 1)[0]}[None, :] == {column}, {self._clear(whole, source, 1, 'n')}, 0.0), axis=1, keep_dims=True)"
-            return f"tl.gather({whole}, tl.broadcast_to({column}, ({r}, {c})), 1)"
+            if r == "1":
+                return _gather(whole, lanes, column, r, c)
+            return _gather(whole, f"{r} * {lanes}", f"tl.arange(0, {r})[:, None] * {lanes} + {column}", r, c)
 
         match node.op:
             case "cut":
@@ -341,13 +371,19 @@ class Body:
             case "pairs":
                 return same, lambda a: take(a[0], node.args[0], f"(2 * {i} + {node.attr})")
             case "unpairs":
-                return same, lambda a: (
-                    f"tl.where({i} % 2 == 0, {take(a[0], node.args[0], f'({i} // 2)')}, {take(a[1], node.args[1], f'({i} // 2)')})"
+                return (
+                    same,
+                    lambda a: (
+                        f"tl.where({i} % 2 == 0, {take(a[0], node.args[0], f'({i} // 2)')}, {take(a[1], node.args[1], f'({i} // 2)')})"
+                    ),
                 )
             case "kron":
                 q = self._number(self._dim(node.args[1], 1))
-                return same, lambda a: (
-                    f"{take(a[0], node.args[0], f'({i} // {q})')} * {take(a[1], node.args[1], f'({i} % {q})')}"
+                return (
+                    same,
+                    lambda a: (
+                        f"{take(a[0], node.args[0], f'({i} // {q})')} * {take(a[1], node.args[1], f'({i} % {q})')}"
+                    ),
                 )
             case "cat":
                 return same, lambda a: self._cat(index, node, a, i, take)
@@ -360,8 +396,11 @@ class Body:
                 x = node.args[0]
                 lane, _ = self._lane(x, 1)
                 # entries before this one in descending order; of equal ones the earlier comes first
-                return ((x, "n"), (x, "t")), lambda a: (
-                    f"tl.where(tl.sum({self._clear(f'tl.where(({a[1]} > {a[0]}) | (({a[1]} == {a[0]}) & ({lane}[:, None] < {lane}[None, :])), 1.0, 0.0)', x, 1, 't')}, axis=0, keep_dims=True) < {node.attr}, 1.0, 0.0)"
+                return (
+                    ((x, "n"), (x, "t")),
+                    lambda a: (
+                        f"tl.where(tl.sum({self._clear(f'tl.where(({a[1]} > {a[0]}) | (({a[1]} == {a[0]}) & ({lane}[:, None] < {lane}[None, :])), 1.0, 0.0)', x, 1, 't')}, axis=0, keep_dims=True) < {node.attr}, 1.0, 0.0)"
+                    ),
                 )
             case _:
                 raise UnsupportedForm(f"`{node.op}` has no form in a kernel for single tokens")
@@ -386,11 +425,18 @@ class Body:
         rows = self._lane(index, 1)[0] if self.shape(index)[1] != 1 else "one"
         columns = self._lane(other, 1)[0] if self.shape(other)[1] != 1 else "one"
         q = self._number(self._dim(other if first else index, 1))
-        place = f"({rows}[:, None] * {q} + {columns}[None, :])" if first else f"({columns}[None, :] * {q} + {rows}[:, None])"
-        r, lanes = self.length(index, 1), self.length(ct, 1)
+        place = (
+            f"({rows}[:, None] * {q} + {columns}[None, :])"
+            if first
+            else f"({columns}[None, :] * {q} + {rows}[:, None])"
+        )
+        r, c, lanes = self.length(index, 1), self.length(other, 1), self.length(ct, 1)
         assert "one" not in (rows, columns), "kron with a scalar is a product"
-        return (self._fit(ct, "n"), self._fit(other, "n")), lambda a: (
-            f"tl.trans(tl.sum({self._clear(f'tl.gather(tl.broadcast_to({a[0]}, ({r}, {lanes})), {place}, 1) * {a[1]}', other, 1, 'n')}, axis=1, keep_dims=True))"
+        return (
+            (self._fit(ct, "n"), self._fit(other, "n")),
+            lambda a: (
+                f"tl.trans(tl.sum({self._clear(f'{_gather(a[0], lanes, place, r, c)} * {a[1]}', other, 1, 'n')}, axis=1, keep_dims=True))"
+            ),
         )
 
     def _number(self, dim: Dim) -> str:

@@ -44,11 +44,15 @@ def fill(template: str, args: list[str]) -> str:
 def _needed(before: str, after: str) -> int:
     """How tightly an argument must bind between two texts."""
     left, right = (_OPERATORS.get(m[1]) if m else None for m in (_BEFORE.search(before), _AFTER.match(after)))
-    if left is not None or right is not None:
-        return max(0 if left is None else left + 1, right or 0)
-    alone_left = not before or before.endswith(("(", ", "))
-    alone_right = not after or after.startswith((")", ","))
-    return 0 if alone_left and alone_right else _UNARY + 1 if alone_right else _ATOM
+    if left is not None:
+        left += 1
+    elif not before or before.endswith(("(", ", ")):
+        left = 0
+    else:
+        left = _UNARY + 1 if before.endswith("-") else _ATOM
+    if right is None:
+        right = 0 if not after or after.startswith((")", ",")) else _ATOM
+    return max(left, right)
 
 
 def product(*factors: str) -> str:

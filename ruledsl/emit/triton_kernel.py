@@ -20,6 +20,7 @@ from ruledsl.emit.triton_names import port_name, result_name
 from ruledsl.emit.triton_recipes import Recipes
 from ruledsl.schedule.kernels import Buffer, Carry
 from ruledsl.schedule.slots import slots
+from ruledsl.schedule.unsupported import unsupported
 
 Values = dict[Demand, str]  # the name or text of what is made
 LONGEST = 100  # characters of a value that stands in the text of its user
@@ -225,7 +226,10 @@ class Body:
         """The inverse of an interleaved system: its blocks meet in memory, the inverse takes their place."""
         node = self.frame.node(buffer.node)
         m = slots(node.shape[0])
-        blocks = self.frame.node(node.args[0]).args
+        source = self.frame.node(node.args[0])
+        if source.op != "blocks":
+            raise unsupported(f"the inverse of an interleaved `{source.op}` has no Triton form")
+        blocks = source.args
         order: list[Demand] = []
         values: Values = {}
         lines: list[str] = []

@@ -42,7 +42,7 @@ def launcher(direction: str, definitions: Sequence[Definition], program: Program
         lines += _allocate(d, made)
         lines += _launch(d)
     outputs, states = _returned(definitions, "gradient" if back else "forward")
-    lines += wrapped("return ", [_table(outputs), _table(states)], "")
+    lines += wrapped("return (", [_table(outputs), _table(states)], ")")
     extra = ", d_outputs, d_final" if back else ""
     body = "\n".join(f"    {line}" for line in lines)
     said = "Gradients of inputs, params and initial states." if back else "Outputs and final states."

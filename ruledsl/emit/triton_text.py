@@ -34,21 +34,28 @@ def triton_text(
     helpers: Mapping[str, str],
 ) -> str:
     """`header`: comment lines for the top; `helpers`: source of the device functions by name."""
+    head = f"{header}\nimport torch\nimport triton\nimport triton.language as tl\n"
+    parts = [head, *kernel_texts(kernels, forward, gradient, padded, helpers)]
+    return "\n\n".join(p.rstrip() + "\n" for p in parts)
+
+
+def kernel_texts(
+    kernels: Kernels, forward: Program, gradient: Program, padded: frozenset[Dim], helpers: Mapping[str, str]
+) -> list[str]:
+    """The definitions of such a module."""
     graphs = {"forward": Graph(forward), "gradient": Graph(gradient)}
     ahead, back = (
         [definition(Frame(k, graphs[k.program], kernels.rows[k.program], padded)) for k in side]
         for side in (kernels.forward, kernels.backward)
     )
     used = _with_callees({name for d in (*ahead, *back) for name in d.helpers}, helpers)
-    parts = [
-        f"{header}\nimport torch\nimport triton\nimport triton.language as tl\n",
+    return [
         *(text for name, text in helpers.items() if name in used),
         *(d.text for d in (*ahead, *back)),
         STRIDED,
         launcher("forward", ahead, forward),
         launcher("backward", back, gradient),
     ]
-    return "\n\n".join(p.rstrip() + "\n" for p in parts)
 
 
 def _with_callees(names: Iterable[str], helpers: Mapping[str, str]) -> set[str]:

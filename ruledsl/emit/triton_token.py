@@ -13,7 +13,7 @@ axis of sequences; both are summed at the end, so no result depends on the order
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind
@@ -23,6 +23,7 @@ from ruledsl.lang.typed import Dim, DimOp, Type
 from ruledsl.schedule.token_split import Marked, Split
 
 SEGMENT = 64  # tokens between kept states
+Load = Callable[[Body, int, Port, str], tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,29 +110,29 @@ class _Module:
 
     # ------------------------------------------------------------------------------------------------ memory
 
-    def _load_at(self, token: str, place: str):  # type: ignore[no-untyped-def]
-        def load(body: Body, index: int, port: Port, o: str) -> str:
+    def _load_at(self, token: str, place: str) -> Load:
+        def load(body: Body, index: int, port: Port, o: str) -> tuple[str, str]:
             match port.kind:
                 case PortKind.POSITION:
-                    return f"({place} + one).to(tl.float32)"
+                    return "", f"({place} + one).to(tl.float32)"
                 case PortKind.HEAD:
-                    return "(h + one).to(tl.float32)"
+                    return "", "(h + one).to(tl.float32)"
                 case PortKind.HEADS:
-                    return "(H + one).to(tl.float32)"
+                    return "", "(H + one).to(tl.float32)"
                 case PortKind.SIZE:
-                    return f"tl.full((1, 1), n{self.space.label(port.name)}, tl.float32)"
+                    return "", f"tl.full((1, 1), n{self.space.label(port.name)}, tl.float32)"
                 case PortKind.PARAM:
                     base = f"{name_of('p', port.name)} + h * ({self._width(port)})"
-                    return f"tl.load({self._at(base, body, index, port, o)}).to(tl.float32)"
+                    return f"tl.load({self._at(base, body, index, port, o)})", "{}.to(tl.float32)"
                 case PortKind.INPUT:
                     n = port.name
                     base = f"{name_of('x', n)} + {token} * {name_of('xt', n)} + h // {name_of('xg', n)} * {name_of('xh', n)}"
-                    return f"tl.load({self._at(base, body, index, port, o)}).to(tl.float32)"
+                    return f"tl.load({self._at(base, body, index, port, o)})", "{}.to(tl.float32)"
                 case PortKind.COTANGENT:
                     base = f"{name_of('c', port.name)} + ({token} * H + h) * ({self._width(port)})"
-                    found = f"tl.load({self._at(base, body, index, port, o)}).to(tl.float32)"
                     shared = self.cut and body.cut[index] is None
-                    return f"tl.where(block == 0, {found}, 0.0)" if shared else found
+                    form = "tl.where(block == 0, {}.to(tl.float32), 0.0)" if shared else "{}.to(tl.float32)"
+                    return f"tl.load({self._at(base, body, index, port, o)})", form
                 case _:
                     raise AssertionError(f"{port} is not in registers")
 
@@ -164,10 +165,26 @@ class _Module:
 
     # ------------------------------------------------------------------------------------------------ pieces
 
-    def _forward_body(self, token: str, place: str, prefix: str) -> Body:
+    def _forward_body(self, token: str, place: str, prefix: str, early: bool = False) -> Body:
         marked = self.split.forward
         held = self._nodes(marked.program, (PortKind.STATE,), self.states)
-        return Body(marked, self.space, prefix, held, self._load_at(token, place))
+        return Body(marked, self.space, prefix, held, self._load_at(token, place), early)
+
+    def _loop(self, body: Body, count: str, first: str, token: str, ahead: str, lines: list[str]) -> list[str]:
+        """Turns over tokens; what they load was loaded in the turn before. `ahead` is the next turn's token."""
+        inner = [
+            token,
+            f"ahead = {ahead}",
+            *(f"next{n} = {_moved(x, 'ahead')}" for n, x in body.fetched),
+            *lines,
+            *(f"{n} = next{n}" for n, _ in body.fetched),
+        ]
+        return [
+            f"first = {first}",
+            *(f"{n} = {_moved(x, 'first')}" for n, x in body.fetched),
+            f"for turn in range(0, {count}):",
+            *("    " + line for line in inner),
+        ]
 
     def _enter(self, body: Body, held: list[_Held], prefix: str, row: str, once: bool = False) -> list[str]:
         """Load states from the caller's tensors."""
@@ -209,7 +226,12 @@ class _Module:
     def _leave(self, body: Body, held: list[_Held], prefix: str, row: str) -> list[str]:
         return [
             self._store(
-                f"{name_of(prefix, h.port.name)} + ({row} * H + h) * ({self._width(h.port)})", body, h.leave, h.port, h.o, h.name
+                f"{name_of(prefix, h.port.name)} + ({row} * H + h) * ({self._width(h.port)})",
+                body,
+                h.leave,
+                h.port,
+                h.o,
+                h.name,
             )
             for h in held
         ]
@@ -259,34 +281,33 @@ class _Module:
         return f"(({segment} * H + h) * BLOCKS + block)" if self.cut else f"({segment} * H + h)"
 
     def _forward(self) -> list[str]:
-        body = self._forward_body("token", "place + i", "v")
+        body = self._forward_body("token", "place + turn", "v", early=True)
         self._want(body, self.states, outputs=True)
         keep = [f"    tl.store(spot + {at}, {h.name})" for h, at in self._tile_places(body, self.states)]
         inner = [
-            "token = begin + i",
-            "if i % C == 0:",
-            f"    spot = kept + {self._spot('(row + i // C)')} * ({self._span(body)})",
+            "if turn % C == 0:",
+            f"    spot = kept + {self._spot('(row + turn // C)')} * ({self._span(body)})",
             *keep,
             *body.lines,
             *self._outputs(body, "token"),
             *self._update(body, self.states),
         ]
+        first = "tl.maximum(tl.minimum(begin, end - 1), 0)"  # a token that exists, of an empty sequence too
         return [
             *self._sequence(),
             *self._enter(body, self.states, "s", "sequence"),
             *body.ahead,
-            "for i in range(0, end - begin):",
-            *("    " + line for line in inner),
+            *self._loop(body, "end - begin", first, "token = begin + turn", "tl.minimum(token + 1, end - 1)", inner),
             *self._leave(body, self.states, "f", "sequence"),
         ]
 
     def _backward(self) -> list[str]:
-        again = self._forward_body("token", "place + i", "a")
+        again = self._forward_body("token", "place + token - begin", "a", early=True)
         self._want(again, self.states, outputs=False)
         marked = self.split.gradient
         held = self._nodes(marked.program, (PortKind.STATE,), self.states)
         cotangents = self._nodes(marked.program, (PortKind.COTANGENT,), [*self.cotangents, *self.dropped])
-        body = Body(marked, self.space, "v", held | cotangents, self._load_at("token", "place + i"))
+        body = Body(marked, self.space, "v", held | cotangents, self._load_at("token", "place + token - begin"), True)
         for r in self.gradients:
             body.want(r.node, body.best(r.node))
         self._want(body, self.cotangents, outputs=False)
@@ -309,19 +330,14 @@ class _Module:
             if r.port and r.port.kind is PortKind.INPUT and (o := body.best(r.node))
         ]
         replay = [
-            f"{scratch}j) * ({span})",
+            f"{scratch}turn) * ({span})",
             *store,
-            "i = segment * C + j",
-            "token = begin + i",
             *again.lines,
             *self._update(again, self.states),
         ]
         reverse = [
-            "j = count - 1 - back",
-            f"{scratch}j) * ({span})",
+            f"{scratch}count - 1 - turn) * ({span})",
             *load,
-            "i = segment * C + j",
-            "token = begin + i",
             *body.lines,
             *stores,
             *add,
@@ -329,15 +345,21 @@ class _Module:
             *(f"{h.name} = tl.zeros({body.tile(h.leave, h.o)}, tl.float32)" for h in self.dropped),
         ]
         inner = [
-            "segment = segments - 1 - turn",
-            "count = tl.minimum(end - begin - segment * C, C)",
+            "segment = segments - 1 - back",
+            "start = begin + segment * C",
+            "count = tl.minimum(end - start, C)",
             f"spot = kept + {self._spot('(row + segment)')} * ({span})",
             *load,
-            "for j in range(0, count):",
-            *("    " + line for line in replay),
+            *self._loop(again, "count", "start", "token = start + turn", "tl.minimum(token + 1, end - 1)", replay),
             "tl.debug_barrier()  # what was laid out is read by other threads",
-            "for back in range(0, count):",
-            *("    " + line for line in reverse),
+            *self._loop(
+                body,
+                "count",
+                "start + count - 1",
+                "token = start + count - 1 - turn",
+                "tl.maximum(token - 1, start)",
+                reverse,
+            ),
             "tl.debug_barrier()",
         ]
         return [
@@ -347,7 +369,7 @@ class _Module:
             *start,
             *again.ahead,
             *body.ahead,
-            "for turn in range(0, segments):",
+            "for back in range(0, segments):",
             *("    " + line for line in inner),
             *finish,
             *(self._gradient(body, h.leave, h.port, h.o, "sequence", "S", h.name) for h in self.cotangents),
@@ -381,7 +403,11 @@ class _Module:
         blocks = -(-n // self.space.block) if self.cut else 1
         body = self._forward_body("", "", "v")
         largest = max(body.entries(i) for i in range(len(f.nodes)))
-        bodies = {"step": (step, step._step()), "forward": (self, self._forward()), "backward": (self, self._backward())}
+        bodies = {
+            "step": (step, step._step()),
+            "forward": (self, self._forward()),
+            "backward": (self, self._backward()),
+        }
         parts = [f"{header}\nimport torch\nimport triton\nimport triton.language as tl"]
         launchers = []
         for name, (module, lines) in bodies.items():
@@ -431,9 +457,14 @@ class _Module:
         lines = []
         for dim, label in self.space.labels.items():
             lines.append(f"n{label} = {_size_text(dim)}")
-            lines.append(f"B{label} = {'max(16, ' if dim in self.space.wide else ''}triton.next_power_of_2(n{label}){')' if dim in self.space.wide else ''}")
+            lines.append(
+                f"B{label} = {'max(16, ' if dim in self.space.wide else ''}triton.next_power_of_2(n{label}){')' if dim in self.space.wide else ''}"
+            )
         if self.cut:
-            lines += [f"BLOCK = {self.space.block}", f"BLOCKS = triton.cdiv(n{self.space.label(self.space.cut)}, BLOCK)"]  # type: ignore[arg-type]
+            lines += [
+                f"BLOCK = {self.space.block}",
+                f"BLOCKS = triton.cdiv(n{self.space.label(self.space.cut)}, BLOCK)",
+            ]  # type: ignore[arg-type]
         return lines
 
     def _launcher(self, name: str, arguments: list[tuple[str, str]], constants: list[str]) -> str:
@@ -450,7 +481,12 @@ class _Module:
         if name != "step":
             lines.append("S = bounds.shape[0] - 1")
         grid = f"({rows} * H, {'BLOCKS' if self.cut else '1'})"
-        lines += [f"{name}_kernel[{grid}](", f"    {values},", f"    {known + ', ' if known else ''}num_warps=warps,", ")"]
+        lines += [
+            f"{name}_kernel[{grid}](",
+            f"    {values},",
+            f"    {known + ', ' if known else ''}num_warps=warps,",
+            ")",
+        ]
         text = "\n".join("    " + line for line in lines)
         return f"def {head}:\n{text}"
 
@@ -460,6 +496,11 @@ _SAID = {
     "forward": "x [tokens, Hg, ...] by name, params [H, ...]; states and final [S, H, ...]; outputs [tokens, H, ...].",
     "backward": "Gradients into found: of inputs [(blocks,) tokens, H, ...], of params and states [(blocks,) S, H, ...].",
 }
+
+
+def _moved(load: str, token: str) -> str:
+    """A load of another token."""
+    return re.sub(r"\btoken\b", token, load)
 
 
 def _used_lines(lines: list[str]) -> list[str]:

@@ -154,7 +154,8 @@ class Rule:
         **sizes: int,
     ) -> State:
         """The state before the first token. `learned`: values [heads, ...] or [batch, heads, ...] of learned states."""
-        token = self.token(tuple(sorted(sizes.items())), heads, dtype, torch.device(device))
+        place = torch.empty(0, device=device).device  # "cuda" is the current one by number
+        token = self.token(tuple(sorted(sizes.items())), heads, dtype, place)
         parts = state_parts(self.typed, token.carried)
         types = {s.name: s.type for s in self.typed.of(typed.Role.STATE)}
         given = {

@@ -21,9 +21,7 @@ Compiled = triton_chunked.Compiled | triton_token.Compiled
 
 def is_default(rule: Rule, device: str) -> bool:
     return (
-        device == "cuda"
-        and not triton_chunked.missing()
-        and (_has_chunks(rule, None) or triton_token.has_form(rule))
+        device == "cuda" and not triton_chunked.missing() and (_has_chunks(rule, None) or triton_token.has_form(rule))
     )
 
 

@@ -7,9 +7,7 @@ processes that race write the same bytes.
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.util
 import os
 import sys
 import tempfile
@@ -49,11 +47,10 @@ def build(text: str) -> ModuleType:
     path = cache_dir() / f"{name}.py"
     if not _holds(path, text):
         _write(path, text)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    exec(compile(text, str(path), "exec"), module.__dict__)  # not through the loader: its bytecode files may be damaged too
     return module
 
 
@@ -69,16 +66,3 @@ def _write(path: Path, text: str) -> None:
     with os.fdopen(handle, "wb") as file:
         file.write(text.encode())
     os.replace(temporary, path)
-
-
-@cache
-def device_functions() -> dict[str, str]:
-    """Source of the functions of `triton_ops` by name, in file order."""
-    source = Path(__file__).with_name("triton_ops.py").read_text(encoding="utf-8")
-    lines = source.splitlines()
-    found = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef):
-            start = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            found[node.name] = "\n".join(lines[start - 1 : node.end_lineno])
-    return found

@@ -23,6 +23,7 @@ from ruledsl.chunk.by_products import by_products
 from ruledsl.chunk.program import Port, PortKind, Program, ResultKind
 from ruledsl.chunk.simplify import simplify
 from ruledsl.emit.names import comment
+from ruledsl.emit.triton_functions import device_functions
 from ruledsl.emit.triton_launch import padded_sizes
 from ruledsl.emit.triton_names import tensor_key
 from ruledsl.emit.triton_text import triton_text
@@ -35,7 +36,7 @@ from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.state import open_axes
 from ruledsl.runtime.token import Carry
-from ruledsl.runtime.triton_build import build, device_functions
+from ruledsl.runtime.triton_build import build
 from ruledsl.schedule.kernels import cut
 from ruledsl.schedule.slots import without_slots
 from ruledsl.schedule.tiles import Tiles, tiles
@@ -215,7 +216,7 @@ class TritonPlan:
             "tokens": tokens,
             "dtype": self.dtype,
             "precision": "tf32x3" if exact else "ieee",
-            "solve_precision": "tf32x3" if exact else "tf32",
+            "solve_precision": "tf32x3",
             "dtypes": {n: self.dtype for n, _ in self.outputs} | dtypes,
         }
 

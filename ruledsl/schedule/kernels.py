@@ -22,11 +22,12 @@ from dataclasses import dataclass, replace
 from ruledsl.chunk.program import PortKind, Program, Result, ResultKind, Rows
 from ruledsl.schedule.attributes import integer
 from ruledsl.schedule.axes import Axes, axes
+from ruledsl.schedule.unsupported import unsupported
 
 HEAVY = frozenset({
     "dot", "gram", "gram_apply", "chain_gram", "chain_apply", "chain_gate", "spans", "spans_gate", "inverse", "scan",
 })  # fmt: skip
-_SOLVE = "The inverse of every chunk's system of reading sub-steps."
+_SOLVE = "The inverse of every chunk's system."
 _AFTER = "Outputs of every chunk, from the state that enters it."
 _GRADIENTS = "Gradients of every chunk's inputs, from the state that enters it and the gradient of the state that leaves it."
 _PURPOSE = {
@@ -157,6 +158,13 @@ class Graph:
 
         return sorted(i for i in self.ancestors(targets, stop) if i not in stop and many(i))
 
+    def used_inverses(self, targets: list[int], known: frozenset[int]) -> list[int]:
+        """Inverses that computing the targets makes and multiplies with. They are made in a kernel of their own: an inverse
+        comes out of dots, and its transpose must not go into one (see `emit.triton_recipes`), but may be loaded."""
+        inside = self.ancestors(targets, known) - known
+        found = {a for i in inside for a in self.program.nodes[i].args if a in inside and a not in known}
+        return sorted(i for i in found if self.program.nodes[i].op == "inverse")
+
     def mixes_rows(self, targets: list[int], known: frozenset[int], rows: int | None) -> bool:
         """Does computing the targets contract (or permute) rows of the state?"""
         if rows is None:
@@ -231,11 +239,21 @@ def _serial(
     memory = kept
     systems = graph.systems(targets, frozenset(carried) | {b.node for b in kept})
     if systems:
+        if graph.used_inverses(systems, frozenset(b.node for b in kept)):
+            raise unsupported("a system of reading sub-steps that is made with another's inverse has no Triton form")
         solved = tuple(Buffer(f"{name}_inverse_{i}", i, False) for i in systems)
         before.append(Kernel(f"{name}_solve", program, "chunk", _SOLVE, reads=kept, writes=solved))
         memory += solved
     known = frozenset(b.node for b in memory)
     cross = graph.crossing(targets, carried, known, rows)
+    alone = graph.used_inverses(cross, known)
+    if alone:
+        solved = tuple(Buffer(f"{name}_inverse_{i}", i, False) for i in alone)
+        word = "solve_more" if systems else "solve"
+        before.append(Kernel(f"{name}_{word}", program, "chunk", _SOLVE, reads=memory, writes=solved))
+        memory += solved
+        known |= frozenset(alone)
+        cross = [i for i in cross if i not in known]
     stop = frozenset(cross) | known | frozenset(carried)
     needed = graph.ancestors(targets, stop)
     buffers = graph.buffers(cross, f"{name}_", needed)
@@ -290,5 +308,10 @@ def _backward(f: Graph, g: Graph, states: tuple[str, ...], rows: dict[str, int |
     if gradients:
         systems = g.systems([r.node for r in gradients], frozenset(b.node for b in memory))
         assert not systems, "every system of the gradient is solved before its serial kernel"
+        alone = g.used_inverses([r.node for r in gradients], frozenset(b.node for b in memory))
+        if alone:
+            solved = tuple(Buffer(f"gradients_inverse_{i}", i, False) for i in alone)
+            kernels.append(Kernel("gradients_solve", "gradient", "chunk", _SOLVE, reads=memory, writes=solved))
+            memory += solved
         kernels.append(Kernel("gradients", "gradient", "chunk", _GRADIENTS, memory, (), tuple(gradients)))
     return tuple(kernels)

@@ -33,6 +33,9 @@ def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: 
     wide = _power(max(widths, default=16))
     levelled = any(n.op in _LEVELLED for n in nodes)
     chunk = 64 if operand_bytes == 2 and wide <= 128 else 16 if operand_bytes == 4 and wide > 128 else 32
+    if min((w for w in widths if w > 1), default=64) < 64:
+        # 64-row dots with a side of 16 gave wrong values and illegal accesses on an H200 (Triton 3.6)
+        chunk = min(chunk, 32)
     if levelled:  # a level for each doubling: longer chunks take minutes to compile
         chunk = 16
     chunk = max(16, min(chunk, 64 // _power(slots)))

@@ -36,6 +36,7 @@ class Case:
     packed: list[int] = field(default_factory=list)  # lengths of sequences, instead of `length`
     strided: bool = False  # inputs are views: time and heads swapped, every second column
     chunk_size: int | None = None
+    dtype: str = "float32"  # of vectors and matrices without a declared range
     first: bool = True  # every state starts from something
     backward: bool = True
     seed: int = 0
@@ -64,6 +65,8 @@ def run(case: Case) -> dict[str, object]:
     if case.chunk_size:
         call["chunk_size"] = case.chunk_size
     x, first = ({n: v.float().to(DEVICE) for n, v in given.items()} for given in (x, first))
+    narrow = {e.name for e in rule.spec.inputs if not e.type.is_scalar and e.interval is None}
+    x = {n: v.to(getattr(torch, case.dtype)) if n in narrow else v for n, v in x.items()}
     exact = {n: v.double() for n, v in x.items()}, {n: v.double() for n, v in first.items()}
     inputs = {e.name for e in rule.spec.inputs}
     mine = {n: _strided(v) if case.strided and n in inputs else v for n, v in x.items()}

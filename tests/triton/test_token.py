@@ -36,7 +36,7 @@ RULES = {
     "gru": {}, "slstm": {"*": 8}, "ba_fast_weights": {"D": 8}, "mamba1": {"V": 8, "N": 16}, "hgrn": {"K": 20},
     "gated_delta": {"V": 8, "K": 20}, "rwkv7": {"V": 16, "K": 8}, "momentum_delta": {"V": 20, "K": 8},
     "mlstm": {"V": 8, "K": 16}, "titans_linear": {"V": 16, "K": 20}, "titans": {"V": 4, "K": 4},
-    "omega_linear": {"V": 8, "K": 4}, "mamba3": {"P": 8, "N": 16}, "log_linear": {"V": 4, "K": 8},
+    "omega_linear": {"V": 8, "K": 4}, "mamba3": {"P": 8, "N": 16},
     "based": {"V": 4, "K": 3, "F": 13}, "lru": {"V": 4, "N": 8},
 }  # fmt: skip
 
@@ -91,7 +91,7 @@ def test_cut_anywhere(tmp_path: Path) -> None:
 
 def test_step(tmp_path: Path) -> None:
     """Slots in a pool, one of them -1: the same as plain torch, and rows of other slots stay as they are."""
-    names = ("gru", "gated_delta", "mlstm", "mamba3", "titans", "log_linear")
+    names = ("gru", "gated_delta", "mlstm", "mamba3", "titans")
     cases = [{"rule": n, "kind": "step", "sizes": sized(n), "length": 3, "batch": 4} for n in names]
     for name, found in zip(names, ask(cases, tmp_path), strict=True):
         assert found.pop("untouched") == 0

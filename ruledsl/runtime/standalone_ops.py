@@ -1,0 +1,86 @@
+"""What a generated module of its own needs around its Triton kernels. Its functions go into the module as text, so each
+uses nothing but torch, triton and others of this file; the module defines TILES and OPERANDS."""
+
+import torch
+from triton.runtime.errors import OutOfResources
+
+TILES = ()  # (tokens of a chunk, rows of the state, warps of chunk kernels, of serial kernels), best first
+OPERANDS = torch.float32  # of the products
+
+
+class ChunkTables:
+    """Where chunks are: first token, tokens, position in the sequence; first and last chunk of each sequence."""
+
+    def __init__(self, batch, length, chunk, position):
+        per = -(-length // chunk)
+        index = torch.arange(batch * per, device=position.device)
+        inside = index % per * chunk
+        self.starts = index // per * length + inside
+        self.counts = (length - inside).clamp(max=chunk)
+        self.places = inside + position[index // per]
+        self.begins = torch.arange(batch, device=position.device) * per
+        self.ends = self.begins + per
+
+
+def launch(run, batch, length, position, dtypes):
+    """run(chunks, plan) with the first tiles that fit the device."""
+    for chunk, block, chunk_warps, serial_warps in TILES:
+        exact = OPERANDS == torch.float32
+        plan = {
+            "chunk": chunk, "block": block, "stages": 1, "tokens": batch * length, "dtype": OPERANDS, "dtypes": dtypes,
+            "warps": {"chunk": chunk_warps, "serial": serial_warps},
+            "precision": "tf32x3" if exact else "ieee", "solve_precision": "tf32x3",
+        }  # fmt: skip
+        try:
+            return run(ChunkTables(batch, length, chunk, position), plan)
+        except OutOfResources as error:
+            reason = error
+    raise reason
+
+
+class Kernels(torch.autograd.Function):
+    """The two passes joined. apply(passes, sizes, position, names, *tensors) gives the outputs, then the final states.
+    names: of inputs [B, T, H, ...], of fixed values [1, H, ...] and of states [B, H, ...], in the order of `tensors`, and
+    {output: its axes}."""
+
+    @staticmethod
+    def forward(ctx, passes, sizes, position, names, *tensors):
+        ctx.passes, ctx.sizes, ctx.position, ctx.names = passes, sizes, position, names
+        ctx.save_for_backward(*tensors)
+        given, states, (batch, length, heads) = Kernels.parts(names, tensors)
+        dtypes = dict.fromkeys(names[3], torch.float32)
+        outputs, final = launch(
+            lambda chunks, plan: passes[0](given, states, chunks, heads, sizes, plan), batch, length, position, dtypes
+        )
+        shaped = [outputs[name].view(batch, length, heads, *axes) for name, axes in names[3].items()]
+        return (*shaped, *(final[name] for name in names[2]))
+
+    @staticmethod
+    def parts(names, tensors):
+        """Inputs and fixed values as kernels take them, states, and (batch, length, heads)."""
+        batch, length, heads = tensors[0].shape[:3]
+        count = len(names[0])
+        given = {n: x.reshape(batch * length, heads, -1).contiguous() for n, x in zip(names[0], tensors)}
+        given |= {n: x[0].contiguous() for n, x in zip(names[1], tensors[count:])}
+        states = {n: x.contiguous() for n, x in zip(names[2], tensors[count + len(names[1]) :])}
+        return given, states, (batch, length, heads)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        tensors, names = ctx.saved_tensors, ctx.names
+        given, states, (batch, length, heads) = Kernels.parts(names, tensors)
+        d_outputs = {n: g.reshape(batch * length, heads, -1).contiguous() for n, g in zip(names[3], gradients)}
+        d_final = {n: g.contiguous() for n, g in zip(names[2], gradients[len(names[3]) :])}
+        dtypes = dict.fromkeys(names[0], torch.float32)
+        found, initial = launch(
+            lambda chunks, plan: ctx.passes[1](given, states, chunks, heads, ctx.sizes, plan, d_outputs, d_final),
+            batch, length, ctx.position, dtypes,
+        )  # fmt: skip
+        found = {n: g.sum(0) if n in names[1] else g for n, g in found.items()} | initial
+        ordered = zip([*names[0], *names[1], *names[2]], tensors)
+        return (None, None, None, None, *(found[n].view(x.shape) if n in found else None for n, x in ordered))
+
+
+def lagged(x, lag, before):
+    """The values of x [B, T, H, ...] `lag` tokens ago; `before` [B, H, L, ...] are those in front of the first."""
+    return torch.cat([before[:, :, before.shape[2] - lag :].movedim(2, 1), x], 1)[:, : x.shape[1]]

@@ -1,0 +1,45 @@
+"""A Triton schedule as text for people: which kernel reads and writes what. Deterministic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ruledsl.chunk.program import Program, ResultKind
+from ruledsl.chunk.shapes import shape_text
+from ruledsl.schedule.kernels import Buffer, Kernel, Kernels
+from ruledsl.schedule.tiles import Tiles
+
+
+def text(kernels: Kernels, forward: Program, gradient: Program, tiles: tuple[Tiles, ...]) -> str:
+    """The kernels of both directions in launch order."""
+    lines = ["tiles, the first that fits the device:"]
+    for t in tiles:
+        lines.append(f"  {t.chunk} tokens, {t.block} rows of the state; {t.chunk_warps} warps per chunk, {t.serial_warps} serial")
+    for name, side in (("forward", kernels.forward), ("backward", kernels.backward)):
+        lines += ["", f"{name}: {len(side)} kernels"]
+        for kernel in side:
+            lines += _kernel(kernel, forward if kernel.program == "forward" else gradient)
+    return "\n".join(lines) + "\n"
+
+
+def _kernel(kernel: Kernel, program: Program) -> list[str]:
+    how = "one program per chunk and head"
+    if kernel.mode == "serial":
+        order = "last chunk first" if kernel.reverse else "chunk after chunk"
+        how = f"one program per sequence, head{' and block of state rows' if kernel.split else ''}; {order}"
+    lines = [f"  {kernel.name:<16} {kernel.purpose}", f"    runs     {how}"]
+    lines += _list("reads", (_buffer(b, program) for b in kernel.reads))
+    lines += _list("writes", (_buffer(b, program) for b in kernel.writes))
+    lines += _list("carries", (c.state for c in kernel.carries))
+    lines += _list("keeps", (_buffer(c.keep, program) for c in kernel.carries if c.keep))
+    lines += _list("gives", (("" if r.kind is ResultKind.OUTPUT else "d ") + r.name for r in kernel.results))
+    return lines
+
+
+def _list(word: str, items: Iterable[str]) -> list[str]:
+    found = list(items)
+    return [f"    {word:<8} {', '.join(found)}"] if found else []
+
+
+def _buffer(b: Buffer, program: Program) -> str:
+    return f"{b.name} [{shape_text(program.nodes[b.node].shape)}{', operands' if b.operand else ''}]"

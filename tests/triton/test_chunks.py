@@ -1,0 +1,123 @@
+"""The chunk kernels, interpreted on the CPU, against the recurrence in float64: outputs, final states, all gradients."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+PROGRAM = Path(__file__).with_name("compare.py")
+OUTPUTS, GRADIENTS = 1e-5, 1e-4
+
+EVERY = (
+    "linear retention lightning ssd gated_linear gla gla_two_sided hgrn2 rwkv5 rwkv6 mission delta gated_delta delta_product "
+    "gated_delta_product kda comba iplr dplr rwkv7 longhorn_exact".split()
+)
+BASIC = "state S[V, K]\ninput q[K], k[K], v[V], a in (0, 1]\n"
+
+# names that generated text uses itself, and names that look like those it makes
+NAMES = {
+    "tables": "state S[tl, H]\ninput n[H], x[H], s[tl], C in (0, 1], row in [0, 1]\nS = C*S + row*(s - S x) x^T\noutput count = S n",
+    "numbers": "state Z_[N1, K_2]\ninput mul_3[K_2], lag1[N1], k_2[K_2], shift in (0, 1], inverse in [0, 1]\n"
+    "Z_ = shift*Z_ + inverse*(lag1 - Z_ k_2) k_2^T\noutput d_o = Z_ mul_3\noutput o = Z_ k_2",
+    "endings": "state S_t[B_K, K]\ninput S_next[K], i_K[K], token[B_K], spans in (0, 1]\nS_t = spans*S_t + token i_K^T\n"
+    "let x = S_t S_next\noutput inputs = x .* token",
+    "sizes": "state S[C, T]\ninput q[T], k[T] unit, v[C], a in (0, 1]\nS = a*S + (v - S k) k^T\noutput o = S q / sqrt(T)",
+    "more sizes": "state S[S_, N]\ninput q[N], k[N] unit, v[S_], a[N] in (0, 1]\nS = S diag(a) + v k^T\noutput o = S q / sqrt(N)",
+}
+# rows are split over programs for the first state that has rows; the others must be whole, or stop the split
+STATES = {
+    "normaliser": "state S[V, K], z[K]\ninput q[K], k[K], v[V], a in (0, 1]\nS = a*S + v exp(k)^T\nz = a*z + exp(k)\n"
+    "output o = (S exp(q)) / (1 + z^T exp(q))",
+    "other rows": "state S[V, K], P[W, K]\ninput q[K], k[K], v[V], w[W], a in (0, 1]\nS = a*S + v k^T\n"
+    "P = a*P + (w - P k) k^T\noutput o = S q * sum(P q)\noutput p = P q",
+    "rows are columns": "state S[V, K], P[W, V]\ninput q[K], k[K] unit, v[V], w[W], b in [0, 1], a in (0, 1]\n"
+    "S = S + b*(v - S k) k^T\nP = a*P + w (S k)^T\noutput o = P (S q)",
+    "through softmax": "state M[L_, K], P[V, L_]\ninput q[K], k[K] unit, v[V], a[L_] in (0, 1]\nM = diag(a) M + (1 - a) k^T\n"
+    "P = P diag(a) + v (1 - a)^T\noutput o = P softmax(M q)",
+    "a copy": "state S[V, K], P[V, K]\ninput q[K], k[K], v[V], a in [0, 1]\nP = S\nS = a*S + v k^T\noutput o = S q + P q",
+}
+FORMS = {
+    "forgets everything": "state S[V, K]\ninput q[K], k[K], v[V]\nS = v k^T\noutput o = S q",
+    "never read": "state S[V, K]\ninput k[K], v[V], a in (0, 1]\nS = a*S + v k^T\noutput o = v",
+    "a number": "state s\ninput x, a in (0, 1]\ns = a*s + x\noutput o = s",
+    "four rows": "state S[4, K]\ninput q[K], k[K], v[4], a in (0, 1]\nS = a*S + v k^T\noutput o = S q",
+    "looks back": BASIC + "S = a*S + v (k + 0.5*prev(k) + prev(k, 3))^T\noutput o = S q",
+    "powers": BASIC + "S = a*S + v (k .^ 4)^T\noutput o = S (q .^ 3)\noutput p = S (0.5*k) .^ 11",
+    "params": "state S[V, K]\ninput q[K], k[K], v[V], x\nparam A in [0, inf), w[K]\n"
+    "S = exp(-exp(A)*softplus(x))*S + v (k .* w)^T\noutput o = S q",
+}
+CALLS: list[dict[str, Any]] = [
+    {"rule": "gated_delta", "packed": [1, 17, 0, 20], "sizes": {"V": 20}},
+    {"rule": "kda", "packed": [16, 5]},
+    {"rule": "gated_delta_product", "packed": [3, 20]},
+    {"rule": "rwkv6", "heads": 4, "grouped": ["k", "v"], "strided": True},
+    {"rule": "gated_delta", "heads": 4, "grouped": ["q", "a"], "strided": True},
+    {"rule": "linear", "batch": 3, "strided": True},
+    {"rule": "delta", "length": 1},
+    {"rule": "delta", "length": 0},
+    {"rule": "gla", "length": 40, "chunk_size": 32, "sizes": {"K": 20}},
+    {"rule": "comba", "length": 33, "sizes": {"K": 20, "V": 48}},
+    {"rule": FORMS["looks back"], "packed": [2, 17]},
+]
+
+
+def ask(cases: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """The answers of `compare.py`, in a process that interprets kernels."""
+    env = {**os.environ, "TRITON_INTERPRET": "1", "RULEDSL_CACHE": str(folder)}
+    done = subprocess.run([sys.executable, PROGRAM], input=json.dumps(cases), capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def right(cases: list[dict[str, Any]], folder: Path) -> None:
+    for case, found in zip(cases, ask(cases, folder), strict=True):
+        assert "refused" not in found, (case, found)
+        assert found["outputs"] < OUTPUTS and found["state"] < OUTPUTS, (case, found)
+        wrong = {name: error for name, error in found["gradients"].items() if not error < GRADIENTS}
+        assert found["gradients"] and not wrong, (case, wrong)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_chunk_form(part: int, tmp_path: Path) -> None:
+    right([{"rule": name, "length": 20, "sizes": {"V": 20}} for name in EVERY[part::4]], tmp_path)
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_every_kind_of_call(part: int, tmp_path: Path) -> None:
+    right(CALLS[part::2], tmp_path)
+
+
+def test_names_of_the_rule_never_meet_generated_names(tmp_path: Path) -> None:
+    right([{"rule": text, "length": 18, "sizes": {"tl": 20, "N1": 20}} for text in NAMES.values()], tmp_path)
+
+
+def test_several_states(tmp_path: Path) -> None:
+    right([{"rule": text, "length": 18, "sizes": {"V": 48, "W": 20}} for text in STATES.values()], tmp_path)
+
+
+def test_unusual_states_and_functions(tmp_path: Path) -> None:
+    right([{"rule": text, "length": 18} for text in FORMS.values()], tmp_path)
+
+
+def test_what_cannot_be_done_names_the_operation_and_who_can(tmp_path: Path) -> None:
+    texts = {
+        "`topk` has no Triton form; backend 'torch' runs it": BASIC + "S = a*S + v topk(k, 2)^T\noutput o = S q",
+        "the function `ctz` has no Triton form; backend 'torch' runs it": BASIC + "S = a*S + ctz(t)*v k^T\noutput o = S q",
+        "joining tiles of several columns has no Triton form; backend 'torch' runs it": "state S[V, 2*K]\n"
+        "input q[K], k[2*K], v[V]\nS = S + v cat(q, q)^T\noutput o = S k",
+    }
+    cases: list[dict[str, Any]] = [{"rule": text} for text in texts.values()]
+    cases += [{"rule": "linear", "length": 2, "sizes": {"K": 300}}, {"rule": "linear", "length": 20, "chunk_size": 24}]
+    reasons = [*texts, "has a size of 300, kernels go to 256", "chunks of 24 tokens"]
+    for reason, found in zip(reasons, ask(cases, tmp_path), strict=True):
+        assert reason in found.get("refused", ""), (reason, found)
