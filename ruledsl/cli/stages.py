@@ -13,10 +13,12 @@ from ruledsl.chunk.program import Program
 from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.cli.exits import Exit, Stop
 from ruledsl.cli.options import Backend, Stage
+from ruledsl.emit.standalone_kernels import KernelForm
 from ruledsl.lang import syntax, typed
 from ruledsl.lang.diagnostic import Diagnostic, RuleError
 from ruledsl.lang.source import NOWHERE, Source, Span
 from ruledsl.schedule.plan import Schedule
+from ruledsl.schedule.unsupported import Unsupported
 
 NO_FORM = "RD702"
 
@@ -56,18 +58,39 @@ class Walk:
 
     @cached_property
     def schedule(self) -> Schedule:
-        if self.backend is not Backend.TORCH:
-            raise Stop(Exit.USAGE, f"--backend {self.backend.value}: this version writes torch text only")
         return pipeline.schedule(self.chunk, self.gradient, device="cpu")
 
     @cached_property
+    def kernels(self) -> KernelForm:
+        """The Triton schedule; its tiles are those for float32 and sizes of 64."""
+        found = self.verdict
+        assert self.chunk is not None  # or the reason why there is none
+        token, sizes = found.token, found.sizes
+        assert token is not None
+        try:
+            programs = pipeline.kernel_programs(token, found.rule, sizes)
+            return pipeline.kernels(token, *programs, {s: sizes.get(s, 64) for s in found.rule.sizes})
+        except Unsupported as error:
+            raise self._no_kernels(error) from None
+
+    @cached_property
     def source(self) -> str:
-        return pipeline.source(self.schedule, self.origin)
+        if self.backend is Backend.TORCH:
+            return pipeline.source(self.schedule, self.origin)
+        try:
+            return pipeline.kernel_source(self.kernels, self.origin)
+        except Unsupported as error:
+            raise self._no_kernels(error) from None
 
     @cached_property
     def module(self) -> str:
         """The rule as a file of its own; without chunk form it holds the token step and the loop over it."""
         found = self.verdict
+        if self.backend is Backend.TRITON:
+            try:
+                return pipeline.module(found.rule, found.sizes, self.origin, found.token, self.kernels)
+            except Unsupported as error:
+                raise self._no_kernels(error) from None
         try:
             token, schedule = found.token, self.schedule
         except RuleError as error:
@@ -75,6 +98,9 @@ class Walk:
                 raise
             token, schedule = None, None
         return pipeline.module(found.rule, found.sizes, self.origin, token, schedule)
+
+    def _no_kernels(self, error: Unsupported) -> Stop:
+        return Stop(Exit.REFUSED, f"--backend triton: {error}")
 
     def _no_form(self, reason: str, span: Span | None) -> RuleError:
         if span is None or span == NOWHERE:
@@ -103,12 +129,17 @@ def text(walk: Walk, stage: Stage) -> str:
         case Stage.CHUNK:
             from ruledsl.chunk.show import show
 
-            return show(walk.chunk)
+            return show(walk.kernels.forward if walk.backend is Backend.TRITON else walk.chunk)
         case Stage.GRADIENT:
             from ruledsl.chunk.show import show
 
-            return show(walk.gradient)
+            return show(walk.kernels.gradient if walk.backend is Backend.TRITON else walk.gradient)
         case Stage.SCHEDULE:
+            if walk.backend is Backend.TRITON:
+                from ruledsl.schedule import show_kernels
+
+                form = walk.kernels
+                return show_kernels.text(form.kernels, form.forward, form.gradient, form.tiles)
             from ruledsl.schedule import show as schedule
 
             return schedule.text(walk.schedule)

@@ -60,17 +60,17 @@ class Kernels(torch.autograd.Function):
         """Inputs and fixed values as kernels take them, states, and (batch, length, heads)."""
         batch, length, heads = tensors[0].shape[:3]
         count = len(names[0])
-        given = {n: x.reshape(batch * length, heads, -1).contiguous() for n, x in zip(names[0], tensors)}
-        given |= {n: x[0].contiguous() for n, x in zip(names[1], tensors[count:])}
-        states = {n: x.contiguous() for n, x in zip(names[2], tensors[count + len(names[1]) :])}
+        given = {n: x.reshape(batch * length, heads, -1).contiguous() for n, x in zip(names[0], tensors, strict=False)}
+        given |= {n: x[0].contiguous() for n, x in zip(names[1], tensors[count:], strict=False)}
+        states = {n: x.contiguous() for n, x in zip(names[2], tensors[count + len(names[1], strict=False) :])}
         return given, states, (batch, length, heads)
 
     @staticmethod
     def backward(ctx, *gradients):
         tensors, names = ctx.saved_tensors, ctx.names
         given, states, (batch, length, heads) = Kernels.parts(names, tensors)
-        d_outputs = {n: g.reshape(batch * length, heads, -1).contiguous() for n, g in zip(names[3], gradients)}
-        d_final = {n: g.contiguous() for n, g in zip(names[2], gradients[len(names[3]) :])}
+        d_outputs = {n: g.reshape(batch * length, heads, -1).contiguous() for n, g in zip(names[3], gradients, strict=False)}
+        d_final = {n: g.contiguous() for n, g in zip(names[2], gradients[len(names[3], strict=False) :])}
         dtypes = dict.fromkeys(names[0], torch.float32)
         found, initial = launch(
             lambda chunks, plan: ctx.passes[1](given, states, chunks, heads, ctx.sizes, plan, d_outputs, d_final),
