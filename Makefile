@@ -1,4 +1,4 @@
-# make demo   set up, then draw the comparison of rules
+# make demo   set up, then judge, compile, train and decode a rule of one line
 # make test   set up, then lint, types, tests
 #
 # Needs Python 3.11 or newer, gcc and make; everything else is installed into .venv, once. A PyTorch that

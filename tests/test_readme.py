@@ -83,3 +83,8 @@ def test_files_that_are_named_exist() -> None:
     assert named
     missing = [n for n in sorted(named) if not any(ROOT.glob(n.rstrip("/")))]
     assert not missing, missing
+
+
+def test_the_performance_table_is_made_from_the_results(root: Path) -> None:
+    done = subprocess.run([sys.executable, root / "benchmarks/table.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -32,6 +32,7 @@ from ruledsl.emit.torch_text import IMPORTS, pass_texts
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Role
 from ruledsl.schedule.plan import Schedule
+from ruledsl.schedule.unsupported import Unsupported
 
 
 def standalone(
@@ -46,6 +47,10 @@ def standalone(
     held = carried(rule)
     inputs = {s.name for s in rule.of(Role.INPUT)}
     if held.frozen or not inputs.issuperset(held.lags):
+        if isinstance(schedule, KernelForm):
+            raise Unsupported(
+                "a state copied from a chunk's start, or a computed value that is looked back at, has no kernels here; --backend torch writes the loop over tokens"
+            )
         schedule = (
             None  # chunks would have to begin where the rule's own do; what is computed and looked back at has no tile
         )
@@ -163,7 +168,14 @@ def _main(rule: typed.Rule, bound: Mapping[str, int], schedule: Schedule | Kerne
             *(["    x = {name: value.to(DEVICE, torch.float32) for name, value in x.items()}"] if kernels else []),
             f"    output, state = chunked({given('')}, initial_state={states})",
             '    output = output if isinstance(output, dict) else {"": output}',
-            *(["    output, state = ({name: value.double().cpu() for name, value in given.items()} for given in (output, state))"] if kernels else []),
+            *(
+                [
+                    "    widened = ({n: v.double() if v.is_floating_point() else v for n, v in given.items()} for given in (output, state))",
+                    "    output, state = ({n: v.cpu() for n, v in given.items()} for given in widened)",
+                ]
+                if kernels
+                else []
+            ),
             "    return output, state",
         ]
         what = "chunked (float32) against recurrent" if kernels else "chunked against recurrent"

@@ -18,9 +18,7 @@ from ruledsl.lang.typed import Dim
 from ruledsl.schedule.kernels import Kernels
 from ruledsl.schedule.tiles import Tiles
 
-IMPORTS = (
-    "import triton\nimport triton.language as tl\nfrom triton.runtime.errors import OutOfResources"
-)
+IMPORTS = "import triton\nimport triton.language as tl\nfrom triton.runtime.errors import OutOfResources"
 DEVICE = 'DEVICE = "cuda" if torch.cuda.is_available() else "cpu"'
 
 
@@ -86,7 +84,7 @@ def run_kernels(rule: typed.Rule, held: Carried, token: TokenForm, form: KernelF
         "def run_chunks(inputs, fixed, state, sizes):",
         '    """Outputs [B, T, H, rows, columns] and the state after the last token, in float32."""',
         "    inputs, fixed = ({n: x.float() for n, x in given.items()} for given in (inputs, fixed))",
-        "    state = {n: x if n == \"t\" else x.float() for n, x in state.items()}",
+        '    state = {n: x if n == "t" else x.float() for n, x in state.items()}',
         "    like = next(iter(inputs.values()))",
         "    batch, length, heads = like.shape[:3]",
         *(f"    {line}" for line in bind(scope, " ".join(shapes))),

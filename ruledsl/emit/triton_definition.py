@@ -1,7 +1,7 @@
 """One kernel as a function: its signature, and the frame around its body.
 
-    chunk kernel     program (chunk, head)
-    serial kernel    program (sequence * H + head, block of state rows): chunks in a loop, the carried states in registers
+chunk kernel     program (chunk, head)
+serial kernel    program (sequence * H + head, block of state rows): chunks in a loop, the carried states in registers
 """
 
 from __future__ import annotations
@@ -60,7 +60,15 @@ def definition(frame: Frame) -> Definition:
     constants = tuple(c for c in [*(n for d in sorted(frame.dims) for n in (d, f"B_{d}")), *_CONSTANTS] if c in used)
     signature = wrapped(f"def {kernel.name}_kernel(", [*arguments, *(f"{c}: tl.constexpr" for c in constants)], "):")
     text = "\n".join(["@triton.jit", *signature, f'    """{kernel.purpose}"""', *(f"    {line}" for line in lines)])
-    return Definition(kernel, frame, tensors, tuple(a for a in arguments if a in TABLES), constants, frozenset(body.helpers), text + "\n")
+    return Definition(
+        kernel,
+        frame,
+        tensors,
+        tuple(a for a in arguments if a in TABLES),
+        constants,
+        frozenset(body.helpers),
+        text + "\n",
+    )
 
 
 TABLES = ("starts", "counts", "places", "begins", "ends")

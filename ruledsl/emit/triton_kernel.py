@@ -204,9 +204,7 @@ class Body:
             if d not in need and (d in inside or d in sums):
                 need.add(d)
                 todo += self.made[d].args
-        lines = [
-            f"{self.names[d]} = tl.full({self.frame.shape(*d)}, {self.made[d].start}, tl.float32)" for d in sums
-        ]
+        lines = [f"{self.names[d]} = tl.full({self.frame.shape(*d)}, {self.made[d].start}, tl.float32)" for d in sums]
         body: list[str] = []
         local = dict(values)
         for d in order:

@@ -155,4 +155,3 @@ def interleaved(m: int, i: int, j: int, orientation: str = "n") -> str:
 def result_type(frame: Frame, result: Result) -> Type:
     """The declared type of an output, or of what a gradient belongs to."""
     return frame.types[result.port.name if result.port is not None else result.name]
-

@@ -11,14 +11,16 @@ from ruledsl.chunk.program import Port, PortKind, Result, ResultKind
 from ruledsl.emit.triton_expression import product
 from ruledsl.lang.typed import Dim, DimOp, Type
 
-_TAKEN = frozenset("""
+_TAKEN = frozenset(
+    """
     C H OP IP IP_SOLVE LEVELS ROWS BLOCK BLOCKS WIDE WIDE_LEVELS
     row token valid real place position chunk sequence head block begin end back count start line inside spread whole system
     starts counts places begins ends tl triton torch inputs initial chunks sizes plan tables tokens device dtype outputs
     count sequences forward backward sweep reverse gradients strided kernel
     half_sum block_sum halves doubled undoubled anchored gram gram_apply gram_apply_adjoint spans spans_gate
     chain_gram chain_apply chain_apply_adjoint chain_gate inverse shift combine_scan
-""".split())
+""".split()
+)
 _SHAPES = re.compile(
     r"N\d+|(i|m|d|B|BLOCK|initial|final|enter|leave|forward|sweep|reverse|gradients)_.*"
     r"|.*_(ptr|token|head|group|kernel|next|t|lag\d+|\d+t?)|.*_(plus|minus|times|by)_.*|.*_"

@@ -34,10 +34,14 @@ def dot(frame: Frame, node: Node, o: str) -> Recipe:
         return Recipe(((x, ox), (y, oy)), "{0} * {1}", inline=True)
     if n == 1 and m != 1:
         left = frame.clear("{0}", x, axis, ox)
-        return Recipe(((x, ox), (y, flip(oy))), f"tl.sum({left} * {{1}}, axis=1, keep_dims=True)", accumulate=over_blocks)
+        return Recipe(
+            ((x, ox), (y, flip(oy))), f"tl.sum({left} * {{1}}, axis=1, keep_dims=True)", accumulate=over_blocks
+        )
     if m == 1:
         left = frame.clear("{0}", x, axis, flip(ox))
-        return Recipe(((x, flip(ox)), (y, oy)), f"tl.sum({left} * {{1}}, axis=0, keep_dims=True)", accumulate=over_blocks)
+        return Recipe(
+            ((x, flip(ox)), (y, oy)), f"tl.sum({left} * {{1}}, axis=0, keep_dims=True)", accumulate=over_blocks
+        )
     x, y = _operand(frame, x), _operand(frame, y)
     left, right = frame.clear("{0}", x, axis, ox), frame.clear("{1}", y, 1 if tb else 0, oy)
     text = f"tl.dot({left}.to(OP), {right}.to(OP), input_precision=IP)"

@@ -77,7 +77,11 @@ class Recipes:
     def held(self, index: int) -> str:
         """The variable of a carried state, or of its gradient."""
         state = self.carried[index].state
-        name = safe(state) if self.frame.program.port(self.frame.node(index)).kind is PortKind.STATE else cotangent_name(state)
+        name = (
+            safe(state)
+            if self.frame.program.port(self.frame.node(index)).kind is PortKind.STATE
+            else cotangent_name(state)
+        )
         return name + ("_t" if self.orientation[index] == "t" else "")
 
     # ------------------------------------------------------------------------------------------- analysis

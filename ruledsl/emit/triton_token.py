@@ -460,11 +460,8 @@ class _Module:
             lines.append(
                 f"B{label} = {'max(16, ' if dim in self.space.wide else ''}triton.next_power_of_2(n{label}){')' if dim in self.space.wide else ''}"
             )
-        if self.cut:
-            lines += [
-                f"BLOCK = {self.space.block}",
-                f"BLOCKS = triton.cdiv(n{self.space.label(self.space.cut)}, BLOCK)",
-            ]  # type: ignore[arg-type]
+        if self.cut and self.space.cut is not None:
+            lines += [f"BLOCK = {self.space.block}", f"BLOCKS = triton.cdiv(n{self.space.label(self.space.cut)}, BLOCK)"]
         return lines
 
     def _launcher(self, name: str, arguments: list[tuple[str, str]], constants: list[str]) -> str:

@@ -62,22 +62,23 @@ class Kernels(torch.autograd.Function):
         count = len(names[0])
         given = {n: x.reshape(batch * length, heads, -1).contiguous() for n, x in zip(names[0], tensors, strict=False)}
         given |= {n: x[0].contiguous() for n, x in zip(names[1], tensors[count:], strict=False)}
-        states = {n: x.contiguous() for n, x in zip(names[2], tensors[count + len(names[1], strict=False) :])}
+        states = {n: x.contiguous() for n, x in zip(names[2], tensors[count + len(names[1]) :], strict=False)}
         return given, states, (batch, length, heads)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, *gradients):
         tensors, names = ctx.saved_tensors, ctx.names
         given, states, (batch, length, heads) = Kernels.parts(names, tensors)
         d_outputs = {n: g.reshape(batch * length, heads, -1).contiguous() for n, g in zip(names[3], gradients, strict=False)}
-        d_final = {n: g.contiguous() for n, g in zip(names[2], gradients[len(names[3], strict=False) :])}
+        d_final = {n: g.contiguous() for n, g in zip(names[2], gradients[len(names[3]) :], strict=False)}
         dtypes = dict.fromkeys(names[0], torch.float32)
         found, initial = launch(
             lambda chunks, plan: ctx.passes[1](given, states, chunks, heads, ctx.sizes, plan, d_outputs, d_final),
             batch, length, ctx.position, dtypes,
         )  # fmt: skip
         found = {n: g.sum(0) if n in names[1] else g for n, g in found.items()} | initial
-        ordered = zip([*names[0], *names[1], *names[2]], tensors)
+        ordered = zip([*names[0], *names[1], *names[2]], tensors, strict=True)
         return (None, None, None, None, *(found[n].view(x.shape) if n in found else None for n, x in ordered))
 
 

@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 
 from ruledsl import pipeline
-from ruledsl.chunk.by_products import by_products
 from ruledsl.chunk.program import Port, PortKind, Program, ResultKind
-from ruledsl.chunk.simplify import simplify
 from ruledsl.emit.names import comment
 from ruledsl.emit.triton_functions import device_functions
 from ruledsl.emit.triton_launch import padded_sizes
@@ -38,7 +36,6 @@ from ruledsl.runtime.state import open_axes
 from ruledsl.runtime.token import Carry
 from ruledsl.runtime.triton_build import build
 from ruledsl.schedule.kernels import cut
-from ruledsl.schedule.slots import without_slots
 from ruledsl.schedule.tiles import Tiles, tiles
 from ruledsl.schedule.unsupported import Unsupported
 
@@ -89,8 +86,7 @@ def _refusal(found: Chunkable, setting: Setting) -> str:
 
 
 def _programs(found: Chunkable) -> tuple[Program, Program]:
-    program = pipeline.chunk(by_products(found.token), found.unrolled, found.sizes)
-    return without_slots(simplify(program)), without_slots(simplify(pipeline.gradient(program)))
+    return pipeline.kernel_programs(found.token, found.unrolled, found.sizes)
 
 
 def form_of(rule: Rule, found: Chunkable, setting: Setting) -> TritonForm:

@@ -94,7 +94,8 @@ def axes(program: Program) -> Axes:
                     unify(index, 0, a, 0)
                     unify(index, 1, a, 1)
     of = tuple(
-        (find(2 * n) if real(n, 0) else None, find(2 * n + 1) if real(n, 1) else None) for n in range(len(program.nodes))
+        (find(2 * n) if real(n, 0) else None, find(2 * n + 1) if real(n, 1) else None)
+        for n in range(len(program.nodes))
     )
     mixed = frozenset(c for n, axis in mixers if (c := of[n][axis]) is not None)
     return Axes(of, mixed)

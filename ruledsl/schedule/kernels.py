@@ -29,7 +29,9 @@ HEAVY = frozenset({
 })  # fmt: skip
 _SOLVE = "The inverse of every chunk's system."
 _AFTER = "Outputs of every chunk, from the state that enters it."
-_GRADIENTS = "Gradients of every chunk's inputs, from the state that enters it and the gradient of the state that leaves it."
+_GRADIENTS = (
+    "Gradients of every chunk's inputs, from the state that enters it and the gradient of the state that leaves it."
+)
 _PURPOSE = {
     "forward": "Chunk after chunk, the state in registers: outputs and the final state.",
     "sweep": "The states again, chunk after chunk; keeps the one that enters each chunk.",
@@ -152,6 +154,7 @@ class Graph:
 
     def systems(self, targets: list[int], stop: frozenset[int]) -> list[int]:
         """Interleaved systems that the targets need: their inverse is taken in a kernel of its own."""
+
         def many(i: int) -> bool:
             node = self.program.nodes[i]
             return node.op == "inverse" and isinstance(node.shape[0], Rows) and node.shape[0].slots > 1
@@ -262,7 +265,9 @@ def _serial(
         before.append(Kernel(f"{name}_prepare", program, "chunk", purpose, reads=memory, writes=buffers))
     split = not graph.mixes_rows(targets, stop, rows)
     used = tuple(b for b in memory if b.node in needed)
-    serial = Kernel(name, program, "serial", _PURPOSE[name], buffers + used, (), tuple(results), carries, reverse, split)
+    serial = Kernel(
+        name, program, "serial", _PURPOSE[name], buffers + used, (), tuple(results), carries, reverse, split
+    )
     return before, serial, memory + buffers
 
 
@@ -291,13 +296,17 @@ def _backward(f: Graph, g: Graph, states: tuple[str, ...], rows: dict[str, int |
     entering = g.ports(PortKind.STATE)
     memory: tuple[Buffer, ...] = ()
     if entering:  # sweep forward again, keeping the state that enters each chunk
-        before, sweep, _ = _serial(f, "sweep", "forward", _carries(f, PortKind.STATE, states), [], rows["forward"], reverse=False)
+        before, sweep, _ = _serial(
+            f, "sweep", "forward", _carries(f, PortKind.STATE, states), [], rows["forward"], reverse=False
+        )
         sweep, _ = _keeping(sweep, "enter")
         kernels += [*before, sweep]
         memory = tuple(Buffer(f"enter_{name}", index, False) for name, index in entering.items())
     carries = _carries(g, PortKind.COTANGENT, states)
     if carries:
-        before, reverse, memory = _serial(g, "reverse", "gradient", carries, [], rows["gradient"], reverse=True, kept=memory)
+        before, reverse, memory = _serial(
+            g, "reverse", "gradient", carries, [], rows["gradient"], reverse=True, kept=memory
+        )
         reverse, kept = _keeping(reverse, "leave")
         kernels += [*before, reverse]
         memory += kept

@@ -14,7 +14,9 @@ def text(kernels: Kernels, forward: Program, gradient: Program, tiles: tuple[Til
     """The kernels of both directions in launch order."""
     lines = ["tiles, the first that fits the device:"]
     for t in tiles:
-        lines.append(f"  {t.chunk} tokens, {t.block} rows of the state; {t.chunk_warps} warps per chunk, {t.serial_warps} serial")
+        lines.append(
+            f"  {t.chunk} tokens, {t.block} rows of the state; {t.chunk_warps} warps per chunk, {t.serial_warps} serial"
+        )
     for name, side in (("forward", kernels.forward), ("backward", kernels.backward)):
         lines += ["", f"{name}: {len(side)} kernels"]
         for kernel in side:

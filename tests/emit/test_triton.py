@@ -24,7 +24,18 @@ from ruledsl.schedule.kernels import cut
 from ruledsl.schedule.slots import without_slots
 
 CORPUS = Path(__file__).resolve().parent.parent / "corpus"
-NAMES = ("linear", "ssd", "gla", "delta", "gated_delta", "gated_delta_product", "dplr", "rwkv7", "linear_normalised", "gsa")
+NAMES = (
+    "linear",
+    "ssd",
+    "gla",
+    "delta",
+    "gated_delta",
+    "gated_delta_product",
+    "dplr",
+    "rwkv7",
+    "linear_normalised",
+    "gsa",
+)
 
 
 def made(name: str, size: int = 20) -> str:
@@ -81,7 +92,11 @@ def test_nothing_is_computed_in_vain(name: str) -> None:
         assert set(stored) - read <= {"block", "chunk", "back"}, kernel.name
         assert {a.arg for a in kernel.args.args} <= read, kernel.name
         for n in ast.walk(kernel):
-            assert not (isinstance(n, ast.Assign) and isinstance(n.value, ast.Name) and not n.value.id.endswith(("next", "next_t")))
+            assert not (
+                isinstance(n, ast.Assign)
+                and isinstance(n.value, ast.Name)
+                and not n.value.id.endswith(("next", "next_t"))
+            )
         assert " + 0 " not in ast.unparse(kernel) and " * 1 " not in ast.unparse(kernel)
 
 
@@ -125,7 +140,11 @@ def test_safe_names_are_one_to_one() -> None:
 @pytest.mark.parametrize("word", WORDS)
 def test_no_name_of_a_rule_is_a_generated_name(word: str) -> None:
     name = safe(word)
-    made_of_others = {f"{safe(w)}{end}" for w in WORDS for end in ("_t", "_next", "_next_t", "_ptr", "_token", "_head", "_group", "_lag1", "_7")}
+    made_of_others = {
+        f"{safe(w)}{end}"
+        for w in WORDS
+        for end in ("_t", "_next", "_next_t", "_ptr", "_token", "_head", "_group", "_lag1", "_7")
+    }
     made_of_others |= {f"{start}{safe(w)}" for w in WORDS for start in ("d_", "i_", "m_", "B_", "enter_", "forward_")}
     assert name not in made_of_others
     assert name not in device_functions() and name not in {"forward", "backward", "strided", "torch", "tl"}
@@ -183,11 +202,15 @@ def test_products_and_sums_without_neutral_elements() -> None:
 
 def test_wrapped_lines_are_short() -> None:
     lines = wrapped("def f(", [f"argument_{i}" for i in range(40)], "):")
-    assert max(map(len, lines)) <= 119 and re.findall(r"argument_\d+", "".join(lines)) == [f"argument_{i}" for i in range(40)]
+    assert max(map(len, lines)) <= 119 and re.findall(r"argument_\d+", "".join(lines)) == [
+        f"argument_{i}" for i in range(40)
+    ]
     assert wrapped("f(", ["a", "b"], ")") == ["f(a, b)"]
 
 
-@pytest.mark.parametrize(("exponent", "base"), [(2.0, -1.5), (3.0, -1.5), (8.0, -1.1), (-2.0, -3.0), (0.5, 2.0), (1.0, -2.0)])
+@pytest.mark.parametrize(
+    ("exponent", "base"), [(2.0, -1.5), (3.0, -1.5), (8.0, -1.1), (-2.0, -3.0), (0.5, 2.0), (1.0, -2.0)]
+)
 def test_powers_of_negative_bases(exponent: float, base: float) -> None:
     import math
     from types import SimpleNamespace

@@ -54,7 +54,9 @@ def run(case: Case) -> dict[str, object]:
     rule = load(CORPUS / f"{case.rule}.rule") if case.rule.isidentifier() else load(case.rule)
     length = sum(case.packed) or case.length
     sequences = len(case.packed) or case.batch
-    sized = sizes(rule, **{s: case.sizes.get(s, case.sizes.get("*", 16)) for s in rule.typed.sizes if s not in ("n", "L")})
+    sized = sizes(
+        rule, **{s: case.sizes.get(s, case.sizes.get("*", 16)) for s in rule.typed.sizes if s not in ("n", "L")}
+    )
     x = arguments(rule, case.batch, length, case.heads, sized, case.seed)
     x = {n: v[:, :, :1] if n in case.grouped else v for n, v in x.items()}
     first = states(rule, sequences, case.heads, sized, every=case.first) or {}
@@ -74,7 +76,13 @@ def run(case: Case) -> dict[str, object]:
         found = forward_and_back(rule, mine, first, case.backward, backend="triton", **call)
     except BackendError as e:
         return {"refused": str(e)}
-    wanted = forward_and_back(rule, *exact, case.backward, backend="recurrent", **{**call, **({"chunk_size": None} if case.chunk_size else {})})
+    wanted = forward_and_back(
+        rule,
+        *exact,
+        case.backward,
+        backend="recurrent",
+        **{**call, **({"chunk_size": None} if case.chunk_size else {})},
+    )
     return {
         "outputs": error(found[0], wanted[0]),
         "state": error(found[1], wanted[1]),
@@ -102,13 +110,13 @@ def forward_and_back(
     if not backward or not seen:
         return parts(out), parts(last), {}
     generator = torch.Generator().manual_seed(7)
-    loss = sum(
-        (y * torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)).sum() for y in seen
-    )
+    loss = sum((y * torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)).sum() for y in seen)
     grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)  # type: ignore[arg-type]
-    return parts(out), parts(last), {
-        n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(named.items(), grads, strict=True)
-    }
+    return (
+        parts(out),
+        parts(last),
+        {n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(named.items(), grads, strict=True)},
+    )
 
 
 if __name__ == "__main__":
