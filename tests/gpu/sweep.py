@@ -16,7 +16,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 def one(name: str, indices: list[int]) -> None:
     """A process of its own: the cases of one rule, a line each."""
     import torch
-    from cases import errors, pairwise
+    from device_cases import errors, pairwise
 
     cases = pairwise(0)
     for i in indices:
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=1e9)
     options = parser.parse_args()
-    from cases import CHUNKED, pairwise
+    from device_cases import CHUNKED, pairwise
 
     names = options.rules.split(",") if options.rules else CHUNKED
     count = len(pairwise(0))

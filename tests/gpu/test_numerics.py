@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from cases import CHUNKED, Case, errors, pairwise
+from device_cases import CHUNKED, Case, errors, pairwise
 
 pytestmark = pytest.mark.gpu
 
