@@ -75,8 +75,6 @@ def _refusal(found: Chunkable, setting: Setting) -> str:
     fixed = found.program.chunk or setting.chunk_size
     if fixed and (fixed < 16 or fixed & (fixed - 1)):
         return f"chunks of {fixed} tokens; kernels need a power of two from 16, backend 'torch' takes any"
-    if any(f.member is not None for f in found.token.forms):
-        return "the rule has a family of states; backend 'torch' runs it"
     sizes = dict(setting.sizes)
     for name, type_ in found.program.types:
         widest = max((typed.dim_value(d, sizes) for d in type_.dims), default=1)
@@ -133,7 +131,8 @@ class TritonPlan:
     def forward(self, tensors: list[Tensor]) -> list[Tensor]:
         x, states, batch, length = self._named(tensors)
         outputs, final = self._attempt("forward", lambda t: build(self.form.text).forward(x, states, self._chunks(tensors, t), self.heads, self.sizes, self._plan(t, batch * length, {})))
-        return [*(outputs[n].view(batch, length, self.heads, *shape) for n, shape in self.outputs), *(final[s.key] for s in self.form.states)]
+        public = [self._inside(outputs[n].view(batch, length, self.heads, *shape), tensors) for n, shape in self.outputs]
+        return [*public, *(final[s.key] for s in self.form.states)]
 
     def backward(self, tensors: list[Tensor], kept: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
         x, states, batch, length = self._named(tensors)
@@ -151,7 +150,7 @@ class TritonPlan:
             if not wanted:
                 continue
             if key in inputs:
-                own = found[key].view(batch, length, self.heads, *tensor.shape[3:])
+                own = self._inside(found[key].view(batch, length, self.heads, *tensor.shape[3:]), tensors)
                 if tensor.shape[2] != self.heads:
                     own = own.unflatten(2, (tensor.shape[2], -1)).sum(3).to(tensor.dtype)
                 results.append(own)
@@ -160,6 +159,14 @@ class TritonPlan:
             else:
                 results.append(initial[key])
         return results
+
+    def _inside(self, x: Tensor, tensors: list[Tensor]) -> Tensor:
+        """[B, T, ...] with 0 at tokens that belong to no sequence: no kernel writes them."""
+        if not self.packed:
+            return x
+        bounds, at = tensors[-1], torch.arange(x.shape[1], device=x.device)
+        kept = (at >= bounds[0]) & (at < bounds[-1])
+        return torch.where(kept.view(1, -1, *[1] * (x.dim() - 2)), x, 0)
 
     def like(self, tensors: list[Tensor]) -> list[Tensor]:
         batch, length = tensors[0].shape[:2]

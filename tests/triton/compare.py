@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ class Case:
     sizes: dict[str, int] = field(default_factory=dict)
     grouped: list[str] = field(default_factory=list)  # inputs with one head
     packed: list[int] = field(default_factory=list)  # lengths of sequences, instead of `length`
+    tail: int = 0  # tokens after the last packed sequence
     strided: bool = False  # inputs are views: time and heads swapped, every second column
     chunk_size: int | None = None
     dtype: str = "float32"  # of vectors and matrices without a declared range
@@ -52,7 +55,7 @@ def main() -> None:
 
 def run(case: Case) -> dict[str, object]:
     rule = load(CORPUS / f"{case.rule}.rule") if case.rule.isidentifier() else load(case.rule)
-    length = sum(case.packed) or case.length
+    length = sum(case.packed) + case.tail or case.length
     sequences = len(case.packed) or case.batch
     sized = sizes(
         rule, **{s: case.sizes.get(s, case.sizes.get("*", 16)) for s in rule.typed.sizes if s not in ("n", "L")}
@@ -73,7 +76,8 @@ def run(case: Case) -> dict[str, object]:
     inputs = {e.name for e in rule.spec.inputs}
     mine = {n: _strided(v) if case.strided and n in inputs else v for n, v in x.items()}
     try:
-        found = forward_and_back(rule, mine, first, case.backward, backend="triton", **call)
+        with patch.object(torch, "empty", _poisoned(torch.empty)), patch.object(torch, "empty_like", _poisoned(torch.empty_like)):
+            found = forward_and_back(rule, mine, first, case.backward, backend="triton", **call)
     except BackendError as e:
         return {"refused": str(e)}
     wanted = forward_and_back(
@@ -88,6 +92,16 @@ def run(case: Case) -> dict[str, object]:
         "state": error(found[1], wanted[1]),
         "gradients": {n: error(found[2][n], wanted[2][n]) for n in wanted[2]},
     }
+
+
+def _poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Fresh memory holds NaN: what no kernel writes is seen."""
+
+    def made(*args: object, **options: object) -> Tensor:
+        x = make(*args, **options)
+        return x.fill_(float("nan")) if x.is_floating_point() else x
+
+    return made
 
 
 def _strided(x: Tensor) -> Tensor:

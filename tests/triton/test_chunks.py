@@ -58,6 +58,7 @@ FORMS = {
 CALLS: list[dict[str, Any]] = [
     {"rule": "gated_delta", "packed": [1, 17, 0, 20], "sizes": {"V": 20}},
     {"rule": "kda", "packed": [16, 5]},
+    {"rule": "gated_delta", "packed": [7, 9], "tail": 5},
     {"rule": "gated_delta_product", "packed": [3, 20]},
     {"rule": "rwkv6", "heads": 4, "grouped": ["k", "v"], "strided": True},
     {"rule": "gated_delta", "heads": 4, "grouped": ["q", "a"], "strided": True},
