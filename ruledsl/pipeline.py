@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from ruledsl.algebra.verdict import TokenForm, Verdict
-from ruledsl.chunk.program import Program
-from ruledsl.emit.standalone_kernels import KernelForm
-from ruledsl.lang import syntax, typed
-from ruledsl.lang.source import Source
-from ruledsl.schedule.plan import Schedule
+if TYPE_CHECKING:  # each stage imports what it needs when it runs: a check loads nothing from the chunk floor on
+    from ruledsl.algebra.verdict import TokenForm, Verdict
+    from ruledsl.chunk.program import Program
+    from ruledsl.emit.standalone_kernels import KernelForm
+    from ruledsl.lang import syntax, typed
+    from ruledsl.lang.source import Source
+    from ruledsl.schedule.plan import Schedule
 
+MOST_KERNEL_NODES = 600  # of a chunk program that kernels are made of; the collection's have up to 200
 STAGES = ("syntax", "typed", "verdict", "chunk", "gradient", "schedule", "source")
 
 
@@ -90,17 +93,29 @@ def schedule(
 def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, int]) -> tuple[Program, Program]:
     """The forward and gradient programs that Triton kernels are cut from. Raises UnsupportedForm and Unsupported."""
     from ruledsl.chunk.by_products import by_products
-    from ruledsl.chunk.simplify import simplify
+    from ruledsl.chunk.differentiate import differentiate
+    from ruledsl.chunk.pull_scales import pull_scales
+    from ruledsl.chunk.simplify import PASSES, simplify
+    from ruledsl.schedule.gather_gates import gather_gates
     from ruledsl.schedule.slots import without_slots
+    from ruledsl.schedule.swap_rows import swap_rows
+    from ruledsl.schedule.unsupported import unsupported
 
     program = chunk(by_products(token), unrolled, sizes)
-    return without_slots(simplify(program)), without_slots(simplify(gradient(program)))
+    if len(program.nodes) > MOST_KERNEL_NODES:
+        raise unsupported(f"a token of more than {MOST_KERNEL_NODES:,} operations has no Triton form")
+    first, *rest = PASSES
+    forward, backward = (
+        without_slots(simplify(p, (first, pull_scales, *rest)))
+        for p in (program, differentiate(program, keep_states=True))
+    )
+    return forward, gather_gates(swap_rows(backward))
 
 
 def kernels(token: TokenForm, forward: Program, backward: Program, sizes: Mapping[str, int]) -> KernelForm:
     """The Triton schedule. Raises Unsupported. `sizes`: what the tiles are chosen for."""
     from ruledsl.emit.standalone_kernels import KernelForm
-    from ruledsl.schedule.kernels import cut
+    from ruledsl.schedule.cut import cut
     from ruledsl.schedule.tiles import tiles
     from ruledsl.schedule.unsupported import unsupported
 

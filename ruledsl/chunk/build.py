@@ -13,7 +13,13 @@ from typing import Any
 
 from ruledsl.chunk import arithmetic, identities, shapes
 from ruledsl.chunk.program import Attr, Axis, Node, Port, Program, Result, Rows, Shape
+from ruledsl.chunk.unsupported import UnsupportedForm
+from ruledsl.lang.source import Span
 from ruledsl.lang.typed import Dim, Type
+
+MOST_NODES = 3_000  # of a program made of a rule; its gradient has about four times as many
+MOST_PORTS = 256  # tensors that it takes
+MOST_STEPS = 10_000  # expressions that are gone through for it; a rule of the collection has up to 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,18 @@ class Builder:
         self.nodes: list[Node] = []
         self.ports: list[Port] = []
         self._known: dict[Node, int] = {}
+        self._steps = 0
+
+    def spend(self, span: Span) -> None:
+        """One more expression of a rule becomes a tile; UnsupportedForm if there are too many to go on within seconds."""
+        self._steps += 1
+        if len(self.nodes) > MOST_NODES or self._steps > MOST_STEPS:
+            what = f"more than {MOST_NODES:,} operations, or {MOST_STEPS:,} with repetitions"
+        elif len(self.ports) > MOST_PORTS:
+            what = f"more than {MOST_PORTS} tensors"
+        else:
+            return
+        raise UnsupportedForm(f"a token of this rule takes {what}", span)
 
     # ------------------------------------------------------------------------------------------------ any node
 

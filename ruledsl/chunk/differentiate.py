@@ -9,9 +9,10 @@ from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind
 _DIFFERENTIABLE = (PortKind.INPUT, PortKind.PARAM, PortKind.STATE)
 
 
-def differentiate(program: Program) -> Program:
+def differentiate(program: Program, keep_states: bool = False) -> Program:
     """From the same ports and a COTANGENT port for each OUTPUT and STATE result: a GRADIENT result for each INPUT,
-    PARAM and STATE port (the gradient of its tile: sums over chunks, batch and shifted tiles are the caller's)."""
+    PARAM and STATE port (the gradient of its tile: sums over chunks, batch and shifted tiles are the caller's).
+    `keep_states`: the STATE results as well."""
     b = Builder()
     made = b.copy(program)
     cotangents: dict[Tile, list[Tile]] = {}
@@ -46,6 +47,8 @@ def differentiate(program: Program) -> Program:
     results = [
         (Result(port.name, ResultKind.GRADIENT, 0, port), total.get(x, b.zeros(x.shape))) for x, port in wanted.items()
     ]
+    if keep_states:
+        results += [(r, made[r.node]) for r in program.results if r.kind is ResultKind.STATE]
     return b.program(results, program.types, program.chunk)
 
 

@@ -17,6 +17,8 @@ from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.chunk.verify import verify
 from ruledsl.lang import typed
 
+MOST_STEPS = 64  # sub-steps of a token; the gradient grows with their square
+
 
 def form(token: TokenForm, rule: typed.Rule, sizes: Mapping[str, int]) -> Program:
     """The chunk program of an unrolled rule. `sizes` are the numbers of family sizes; the others stay symbols.
@@ -24,7 +26,12 @@ def form(token: TokenForm, rule: typed.Rule, sizes: Mapping[str, int]) -> Progra
     Padding: rows where VALID is 0 must repeat a real token; they leave the states alone, and their outputs mean
     nothing. Raises UnsupportedForm.
     """
-    return _Former(token, rule, sizes).program()
+    if any(len(f.steps) > MOST_STEPS for f in token.forms):
+        raise UnsupportedForm(f"a token of more than {MOST_STEPS} sub-steps")
+    try:
+        return _Former(token, rule, sizes).program()
+    except RecursionError:
+        raise UnsupportedForm("the rule is nested too deeply for tiles") from None
 
 
 class _Former:

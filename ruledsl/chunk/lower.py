@@ -43,6 +43,7 @@ class Lowering:
         self._named: dict[str, Expr] = {s.name: s.value for s in rule.body if isinstance(s, typed.Let)}
         self._named |= {let.name: let.value for let in token.lets} | {out.name: out.value for out in token.outputs}
         self._lets: dict[tuple[str, int], Tile] = {}
+        self._acted: dict[tuple[str, Tile, bool, int], Tile] = {}
 
     # ------------------------------------------------------------------------------------------------ entry points
 
@@ -62,6 +63,7 @@ class Lowering:
     def act(self, m: Expr, x: Tile, transposed: bool = False, lag: int = 0) -> Tile:
         """m x, or m^T x, for the vectors x [tokens | 1, n], without forming a matrix for each token."""
         b = self.b
+        b.spend(m.span)
         match m:
             case typed.Transpose(operand):
                 return self.act(operand, x, not transposed, lag)
@@ -93,7 +95,10 @@ class Lowering:
                     self.act(right, x, transposed, lag),
                 )
             case typed.Ref(name, Role.LET, lag=None):
-                return self.act(self._named[name], x, transposed, lag)
+                key = name, x, transposed, lag
+                if key not in self._acted:
+                    self._acted[key] = self.act(self._named[name], x, transposed, lag)
+                return self._acted[key]
             case _:
                 return b.dot(x, self.matrix(m, lag), False, not transposed)
 
@@ -141,6 +146,7 @@ class Lowering:
 
     def _tile(self, e: Expr, lag: int) -> Tile:
         b = self.b
+        b.spend(e.span)
         match e:
             case typed.Number(value):
                 return b.const(value)

@@ -181,7 +181,9 @@ def _product(op: str, args: tuple[Shape, ...], attr: Attr) -> Shape:
             _need(args[0] == (tokens, tokens) and all(a == args[1] for a in args[1:]), f"{op} of {_text(args)}")
             return args[1]
         case "chain_gate":
-            _need(all(a == args[0] for a in args[:3]) and args[3] == (tokens, tokens), f"{op} of {_text(args)}")
+            tiles, weights = (*args[:3], *args[4::3], *args[5::3]), args[3::3]
+            _need(all(a == args[0] for a in tiles), f"{op} of {_text(args)}")
+            _need(all(w == (tokens, tokens) for w in weights), f"{op} of {_text(args)}")
             return args[0]
         case "spans":
             _need(args[0] == (tokens, 1), f"spans of {_text(args)}")

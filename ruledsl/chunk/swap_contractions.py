@@ -55,13 +55,13 @@ def _swapped(b: Builder, term: Tile, axes: list[int], known: set[Tile]) -> list[
             continue
         if kind is not None:
             weight = b.mask(weight, kind)
-        found = [_contract(b, weight, inner, axis, known) for axis in axes]
+        found = [contracted(b, weight, inner, axis, known) for axis in axes]
         if all(f is not None for f in found):
             return [f * number for f in found if f is not None]
     return None
 
 
-def _contract(b: Builder, weight: Tile, dot: Tile, axis: int, known: set[Tile]) -> Tile | None:
+def contracted(b: Builder, weight: Tile, dot: Tile, axis: int, known: set[Tile]) -> Tile | None:
     """The sum over `axis` of weight * (x y^T), if weight y (or weight^T x) is known."""
     left, right = dot.args
     assert isinstance(dot.attr, tuple)

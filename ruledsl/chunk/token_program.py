@@ -21,6 +21,7 @@ from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind, S
 from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.lang import typed
 from ruledsl.lang.functions import TABLE
+from ruledsl.lang.source import NOWHERE
 from ruledsl.lang.typed import Dim, DimOp, Expr, Role, Type, dim_value
 
 Members = tuple[int, ...]  # of a family, from 1
@@ -47,6 +48,8 @@ def token_program(
         return _Token(expand(rule), sizes, lags, tuple(frozen)).program()
     except NoDerivative as e:
         raise UnsupportedForm(str(e), e.span) from None
+    except RecursionError:
+        raise UnsupportedForm("the rule is nested too deeply for tiles") from None
 
 
 class _Token:
@@ -60,6 +63,7 @@ class _Token:
         self._values: dict[tuple[str, Members], Tile] = {}  # lets and outputs
         self._versions: dict[tuple[str, Members], list[Tile]] = {}
         self._copies: dict[tuple[str, int, Members], Tile] = {}
+        self._acted: dict[tuple[str, Tile, bool, Members], Tile] = {}
         self._plain: dict[str, bool] = {}  # lets whose value has a structure worth using
 
     def program(self) -> Program:
@@ -94,6 +98,7 @@ class _Token:
     # ------------------------------------------------------------------------------------------------ states
 
     def _state(self, name: str, members: Members, type: Type) -> Tile:
+        self.b.spend(NOWHERE)
         return self.b.input(Port(name, PortKind.STATE, members), self._shape(type))
 
     def _leaving(self, name: str, members: Members, tile: Tile) -> tuple[Result, Tile]:
@@ -209,6 +214,7 @@ class _Token:
 
     def _tile(self, e: Expr, members: Members = _NO_MEMBER) -> Tile:
         """The tile of an expression, of one member if it is a family."""
+        self.b.spend(e.span)
         members = members if e.type.family else _NO_MEMBER
         b, tile = self.b, partial(self._tile, members=members)
         match e:
@@ -327,6 +333,7 @@ class _Token:
     def _act(self, m: Expr, x: Tile, flip: bool, members: Members) -> Tile:
         """m x, or m^T x if `flip`, for a tile x of as many rows as the matrix has columns (rows)."""
         b = self.b
+        b.spend(m.span)
 
         def act(e: Expr, y: Tile = x) -> Tile:
             return self._act(e, y, flip, members)
@@ -357,7 +364,10 @@ class _Token:
             case typed.Apply("div", (matrix, scale)) if scale.type.is_scalar and (one or self._structured(m)):
                 return act(matrix) / self._row(scale, members)
             case typed.Ref(name, Role.LET, lag=None) if self._structured(m):
-                return act(self._named[name])
+                key = name, x, flip, members
+                if key not in self._acted:
+                    self._acted[key] = act(self._named[name])
+                return self._acted[key]
             case _:
                 return b.dot(self._matrix(m, members), x, flip, False)
 

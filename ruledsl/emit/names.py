@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import keyword
+import re
 from collections.abc import Iterable
 
 RESERVED = frozenset(
@@ -40,7 +41,12 @@ def identifier(name: str) -> str:
 
 
 def comment(text: str) -> list[str]:
-    """Text of any origin as comment lines: every line break starts a new comment, other control characters are escaped."""
+    """Text of any origin as comment lines: every line break starts a new comment, other control characters are escaped.
+
+    Python takes `coding:` or `coding=` in a comment of a file's first two lines for the file's encoding, in which the
+    other lines can be made to mean anything (PEP 263); a blank in front of the sign keeps it from that.
+    """
+    text = re.sub(r"coding(?=[:=])", "coding ", text)
     lines = text.replace("\r\n", "\n").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()

@@ -43,7 +43,9 @@ def standalone(
     schedule: Schedule | KernelForm | None = None,
 ) -> str:
     """The module for an unrolled rule. `sizes`: those that unrolling bound. `token` and `schedule`: of its chunk form, for
-    torch or as kernels."""
+    torch or as kernels. Raises Unsupported."""
+    if not rule.of(Role.INPUT):
+        raise Unsupported("the rule has no inputs: there is no sequence to run it on")
     held = carried(rule)
     inputs = {s.name for s in rule.of(Role.INPUT)}
     if held.frozen or not inputs.issuperset(held.lags):

@@ -2,6 +2,7 @@
 
 chunk kernel     program (chunk, head)
 serial kernel    program (sequence * H + head, block of state rows): chunks in a loop, the carried states in registers
+library kernel   a function of `runtime.triton_ops`, launched as it is
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ruledsl.emit.triton_kernel import Body, block_lanes
 from ruledsl.emit.triton_memory import TensorKind
 from ruledsl.emit.triton_names import pointer
 from ruledsl.lang.typed import Dim
-from ruledsl.schedule.kernels import Kernel
+from ruledsl.schedule.kernels import Kernel, Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Definition:
 
     @property
     def serial(self) -> bool:
-        return self.kernel.mode == "serial"
+        return self.kernel.mode is Mode.SERIAL
 
     @property
     def dims(self) -> dict[str, Dim]:
@@ -43,8 +44,10 @@ class Definition:
 def definition(frame: Frame) -> Definition:
     """The function of one kernel."""
     kernel, body = frame.kernel, Body(frame)
+    if kernel.mode in LIBRARY:
+        return _library(frame)
     inner = body.lines()
-    lines = _serial(body, inner) if kernel.mode == "serial" else _chunk(inner)
+    lines = _serial(body, inner) if kernel.mode is Mode.SERIAL else _chunk(inner)
     lines = _without_unused([*_lanes(frame), *lines])
     words = dict.fromkeys(w for line in [*inner, *lines] for w in re.findall(r"\w+", line))
     used = {w for line in lines for w in re.findall(r"\w+", line)}
@@ -71,15 +74,27 @@ def definition(frame: Frame) -> Definition:
     )
 
 
-TABLES = ("starts", "counts", "places", "begins", "ends")
-_CONSTANTS = ("C", "LEVELS", "ROWS", "BLOCK", "BLOCKS", "OP", "IP", "IP_SOLVE", "WIDE", "WIDE_LEVELS")
+def _library(frame: Frame) -> Definition:
+    """A kernel without a text of its own; its buffers' sizes are noted."""
+    for b in (*frame.kernel.reads, *frame.kernel.writes):
+        for extent in frame.node(b.node).shape:
+            frame.count(extent)
+    return Definition(frame.kernel, frame, {}, (), (), frozenset({LIBRARY[frame.kernel.mode]}), "")
+
+
+LIBRARY = {Mode.SOLVE: "solve_kernel", Mode.LEVELS: "levels_kernel", Mode.GATE: "gate_kernel"}
+TABLES = ("starts", "counts", "places", "begins", "ends", "firsts", "lasts")
+_CONSTANTS = ("C", "LEVELS", "ROWS", "BLOCK", "BLOCKS", "OP", "IP", "IP_SYSTEM")
 
 
 def _without_unused(lines: list[str]) -> list[str]:
     """The statements without assignments to names that nothing reads."""
     while True:
         count = Counter(w for line in lines for w in re.findall(r"\w+", line))
-        kept = [line for line in lines if not ((m := re.match(r"\s*(\w+) = ", line)) and count[m[1]] == 1)]
+        kept = [
+            line for line in lines
+            if not ((m := re.match(r"\s*(\w+) = ", line)) and count[m[1]] == 1) or "chain_back(" in line
+        ]  # fmt: skip
         if len(kept) == len(lines):
             return kept
         lines = kept
@@ -97,12 +112,7 @@ def _lanes(frame: Frame) -> list[str]:
     return lines
 
 
-_TOKENS = [
-    "start = tl.load(starts + chunk)",
-    "token = start + tl.minimum(row, count - 1)",
-    "valid = row < count",
-    "place = tl.load(places + chunk)",
-]
+_TOKENS = ["token = start + tl.minimum(row, count - 1)", "valid = row < count"]
 
 
 def _chunk(inner: list[str]) -> list[str]:
@@ -112,6 +122,8 @@ def _chunk(inner: list[str]) -> list[str]:
         "count = tl.load(counts + chunk)",
         "if count == 0:",
         "    return",
+        "start = tl.load(starts + chunk)",
+        "place = tl.load(places + chunk)",
         *_TOKENS,
         *inner,
     ]
@@ -123,20 +135,26 @@ def _serial(body: Body, inner: list[str]) -> list[str]:
         "sequence = tl.program_id(0).to(tl.int64) // H",
         "head = (tl.program_id(0) % H).to(tl.int64)",
         "block = tl.program_id(1)",
-        *block_lanes(),
+        *block_lanes(body.frame),
     ]
     held = {c.enter: (recipes.held(c.enter), recipes.orientation[c.enter]) for c in kernel.carries}
     for c in kernel.carries:
         name, o = held[c.enter]
         lines.append(f"{name} = {memory.load_state(c.enter, f'initial_{c.state}', o)}")
-    loop = ["count = tl.load(counts + chunk)", *_TOKENS]
+    loop = [
+        "start = first + (chunk - begin) * C",
+        "place = entered + (chunk - begin) * C",
+        "count = tl.minimum(last - start, C)",
+        *_TOKENS,
+    ]
     for c in kernel.carries:
         name, o = held[c.enter]
         if c.keep:
             loop.append(memory.store_buffer(c.keep.name, c.enter, name, o))
     loop += inner
     loop += [f"{held[c.enter][0]} = {body.leaving(c)}" for c in kernel.carries if c.leave != c.enter]
-    lines += ["begin = tl.load(begins + sequence)", "end = tl.load(ends + sequence)"]
+    lines += [f"{name} = tl.load({name}s + sequence)" for name in ("begin", "end", "first", "last")]
+    lines += ["entered = tl.load(places + begin, mask=begin < end, other=0)"]
     if kernel.reverse:
         lines += ["for back in range(0, end - begin):", "    chunk = end - 1 - back"]
     else:

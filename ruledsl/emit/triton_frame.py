@@ -13,7 +13,8 @@ from ruledsl.chunk.program import Axis, Node, Program, Rows
 from ruledsl.emit.triton_expression import fill, product, total
 from ruledsl.emit.triton_names import dim_name, width
 from ruledsl.lang.typed import Dim, DimOp, Type
-from ruledsl.schedule.kernels import Graph, Kernel
+from ruledsl.schedule.graph import Graph
+from ruledsl.schedule.kernels import Kernel, Mode
 
 DOWN, ACROSS = "[:, None]", "[None, :]"
 
@@ -33,7 +34,7 @@ class Frame:
 
     kernel: Kernel
     graph: Graph
-    rows: int | None  # the axis class of the state's rows
+    rows: int | None  # the axis class that comes in blocks
     padded: frozenset[Dim]
     dims: dict[str, Dim] = field(default_factory=dict)
 
@@ -48,7 +49,7 @@ class Frame:
     @property
     def loops(self) -> bool:
         """A chunk kernel visits the blocks of state rows one after the other; a serial kernel has one of them."""
-        return self.kernel.mode == "chunk" and self.rows is not None
+        return self.kernel.mode is Mode.CHUNK and self.rows is not None
 
     def node(self, index: int) -> Node:
         return self.program.nodes[index]
@@ -68,7 +69,7 @@ class Frame:
     def leaf(self, index: int) -> bool:
         """Is the node read from memory or carried, instead of computed?"""
         node = self.node(index)
-        read = {b.node for b in self.kernel.reads}
+        read = {b.node for b in self.kernel.reads if not b.levels}
         held = index in read or any(c.enter == index for c in self.kernel.carries)
         return held or node.op == "input" or (node.op == "block" and node.args[0] in read)
 

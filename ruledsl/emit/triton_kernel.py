@@ -11,16 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ruledsl.chunk.program import Result, Rows
+from ruledsl.chunk.program import Result
 from ruledsl.emit.triton_demand import Demand, Recipe
 from ruledsl.emit.triton_expression import fill
 from ruledsl.emit.triton_frame import Frame
-from ruledsl.emit.triton_memory import Memory, interleaved
+from ruledsl.emit.triton_memory import Memory
 from ruledsl.emit.triton_names import port_name, result_name
 from ruledsl.emit.triton_recipes import Recipes
 from ruledsl.schedule.kernels import Buffer, Carry
-from ruledsl.schedule.slots import slots
-from ruledsl.schedule.unsupported import unsupported
 
 Values = dict[Demand, str]  # the name or text of what is made
 LONGEST = 100  # characters of a value that stands in the text of its user
@@ -45,9 +43,6 @@ class Body:
 
     def lines(self) -> list[str]:
         """Everything for one chunk; afterwards what leaves it is in the variables of `leaving`."""
-        systems = [b for b in self.frame.kernel.writes if slots(self.frame.node(b.node).shape[0]) > 1]
-        if systems:
-            return [line for b in systems for line in self._system(b)]
         order = self._order()
         self._settle(order)
         return self._in_loops(order) if self.frame.loops else self._straight(order)
@@ -62,13 +57,22 @@ class Body:
     def _targets(self) -> dict[Demand, str]:
         """What the kernel is for, and what the rule calls it."""
         kernel, resolve = self.frame.kernel, self.recipes.resolve
-        found = [(resolve((b.node, "n")), "") for b in kernel.writes]
+        found = [(resolve(d), "") for b in kernel.writes for d in self._written(b)]
         found += [(resolve((r.node, "n")), result_name(r)) for r in kernel.results]
         found += [(self._leave(c), self.leaving(c)) for c in kernel.carries if c.leave != c.enter]
         names: dict[Demand, str] = {}
         for demand, name in found:
             names[demand] = names.get(demand) or name
         return names
+
+    def _written(self, buffer: Buffer) -> list[Demand]:
+        """What a buffer is made of: its node, the blocks of a system, or a gate's level products."""
+        node = self.frame.node(buffer.node)
+        if buffer.levels:
+            return [(buffer.node, f"back{part}") for part in range((len(node.args) - 1) // 3)]
+        if node.op == "blocks":
+            return [(block, "n") for block in node.args]
+        return [(buffer.node, "n")]
 
     def _leave(self, carry: Carry) -> Demand:
         return self.recipes.resolve((carry.leave, self.recipes.orientation[carry.enter]))
@@ -124,6 +128,8 @@ class Body:
         """A value is called after its port, or after its operation and its number in the program."""
         index, o = demand
         node = self.frame.node(index)
+        if o.startswith("back"):
+            return f"{o}_{index}"
         turned = "_t" if o == "t" else ""
         if node.op == "input":
             port = self.frame.program.port(node)
@@ -133,13 +139,21 @@ class Body:
     def _stores(self) -> list[Store]:
         kernel, memory = self.frame.kernel, self.memory
 
-        def buffer(b: Buffer) -> Callable[[str], str]:
+        def buffer(b: Buffer, at: int) -> Callable[[str], str]:
+            if self.frame.node(b.node).op == "blocks":
+                return lambda value: memory.store_block(b, at, value)
             return lambda value: memory.store_buffer(b.name, b.node, value)
 
         def result(r: Result) -> Callable[[str], str]:
             return lambda value: memory.store_result(r, value)
 
-        stores = [(self.recipes.resolve((b.node, "n")), buffer(b)) for b in kernel.writes]
+        stores = [
+            (self.recipes.resolve(d), buffer(b, at))
+            for b in kernel.writes if not b.levels for at, d in enumerate(self._written(b))
+        ]  # fmt: skip
+        stores += [
+            (self._written(b)[-1], lambda value: "") for b in kernel.writes if b.levels
+        ]  # stored by what makes them
         return stores + [(self.recipes.resolve((r.node, "n")), result(r)) for r in kernel.results]
 
     # ------------------------------------------------------------------------------------------- statements
@@ -161,9 +175,10 @@ class Body:
     def _straight(self, order: Sequence[Demand]) -> list[str]:
         values: Values = {}
         lines: list[str] = []
-        for demand in order:
-            self._emit(demand, values, lines)
-        lines += [store(values[demand]) for demand, store in self._stores()]
+        for demand, store in self._stores():
+            self._make([demand], order, values, lines)
+            lines += [text] if (text := store(values[demand])) else []
+        self._make([self._leave(c) for c in self.frame.kernel.carries if c.leave != c.enter], order, values, lines)
         for carry in self.frame.kernel.carries:
             if carry.leave != carry.enter:
                 value, name = self.frame.whole(carry.leave, values[self._leave(carry)]), self.leaving(carry)
@@ -184,84 +199,61 @@ class Body:
         values: Values = {}
         lines: list[str] = []
         for step in range(max(level.values(), default=0) + 1):
-            for d in order:
-                if d not in inside and level[d] == step and not self.made[d].accumulate:
-                    self._emit(d, values, lines)
             sums = [d for d in order if self.made[d].accumulate and level[d] == step + 1]
             out = [(d, store) for d, store in stores if d in inside and level[d] == step]
             if sums or out:
-                lines += self._block_loop(order, inside, values, sums, out)
-        return lines + [store(values[d]) for d, store in stores if d not in inside]
+                loop = self._needed([*sums, *(d for d, _ in out)], lambda d: d in inside or d in sums)
+                before = [a for d in loop for a in self.made[d].args if a not in inside and a not in sums]
+                self._make(before, order, values, lines)
+                lines += self._block_loop([d for d in order if d in loop], values, set(sums), out)
+        for d, store in stores:
+            if d not in inside:
+                self._make([d], order, values, lines)
+                lines += [text] if (text := store(values[d])) else []
+        return lines
 
-    def _block_loop(
-        self, order: Sequence[Demand], inside: set[Demand], values: Values, sums: list[Demand], out: list[Store]
-    ) -> list[str]:
-        """One loop that completes `sums` and stores `out`."""
-        need: set[Demand] = set()
-        todo = [*sums, *(d for d, _ in out)]
+    def _needed(self, targets: Sequence[Demand], through: Callable[[Demand], bool]) -> set[Demand]:
+        """The targets and what they need, as far as `through` holds."""
+        found: set[Demand] = set()
+        todo = list(targets)
         while todo:
             d = todo.pop()
-            if d not in need and (d in inside or d in sums):
-                need.add(d)
+            if d not in found and through(d):
+                found.add(d)
                 todo += self.made[d].args
-        lines = [f"{self.names[d]} = tl.full({self.frame.shape(*d)}, {self.made[d].start}, tl.float32)" for d in sums]
+        return found
+
+    def _make(self, targets: Sequence[Demand], order: Sequence[Demand], values: Values, lines: list[str]) -> None:
+        """Statements for the targets, and for what they need and is not there yet."""
+        needed = self._needed(targets, lambda d: d not in values)
+        for d in order:
+            if d in needed:
+                self._emit(d, values, lines)
+
+    def _block_loop(self, loop: Sequence[Demand], values: Values, sums: set[Demand], out: list[Store]) -> list[str]:
+        """One loop over `loop`: it completes `sums` and stores `out`."""
+        lines = [
+            f"{self.names[d]} = tl.full({self.frame.shape(*d)}, {self.made[d].start}, tl.float32)"
+            for d in loop
+            if d in sums
+        ]
         body: list[str] = []
         local = dict(values)
-        for d in order:
-            if d in need and d in sums:
+        for d in loop:
+            if d in sums:
                 name, text = self.names[d], self._text(d, local)
                 summed = self.made[d].start == "0.0"
                 body.append(f"{name} += {text}" if summed else f"{name} = tl.maximum({name}, {text})")
                 values[d] = local[d] = name
-            elif d in need:
+            else:
                 self._emit(d, local, body)
-        body += [store(local[d]) for d, store in out]
-        return [*lines, "for block in range(BLOCKS):", *("    " + line for line in [*block_lanes(), *body])]
-
-    # ------------------------------------------------------------------------------------------- interleaved systems
-
-    def _system(self, buffer: Buffer) -> list[str]:
-        """The inverse of an interleaved system: its blocks meet in memory, the inverse takes their place."""
-        node = self.frame.node(buffer.node)
-        m = slots(node.shape[0])
-        source = self.frame.node(node.args[0])
-        if source.op != "blocks":
-            raise unsupported(f"the inverse of an interleaved `{source.op}` has no Triton form")
-        blocks = source.args
-        order: list[Demand] = []
-        values: Values = {}
-        lines: list[str] = []
-        tiles = [self.recipes.resolve((block, "n")) for block in blocks]
-        for tile in dict.fromkeys(tiles):
-            self._visit(tile, order)
-        self._settle(order)
-        for demand in order:
-            self._emit(demand, values, lines)
-        lines.append(f"system = {self.memory.system(buffer)}")
-        for at, tile in enumerate(tiles):
-            lines.append(f"tl.store(system + {interleaved(m, *divmod(at, m))}, {values[tile]})")
-        self.helpers.add("inverse")
-        return [
-            *lines,
-            "tl.debug_barrier()",
-            "line = tl.arange(0, WIDE)",
-            f"inside = (line[:, None] < {m} * C) & (line[None, :] < {m} * C)",
-            f"spread = line[:, None] * ({m} * C) + line[None, :]",
-            "whole = inverse(tl.load(system + spread, mask=inside, other=0.0), WIDE, WIDE_LEVELS, IP_SOLVE)",
-            "tl.debug_barrier()",
-            "tl.store(system + spread, whole, mask=inside)",
-        ]
+        body += [text for d, store in out if (text := store(local[d]))]
+        return [*lines, "for block in range(BLOCKS):", *("    " + line for line in [*block_lanes(self.frame), *body])]
 
 
-def block_lanes() -> list[str]:
-    """The lanes of the block of state rows at hand, clamped to real rows, and which of them are real."""
-    return [
-        "i_rows = tl.minimum(block * BLOCK + tl.arange(0, BLOCK), ROWS - 1)",
-        "m_rows = block * BLOCK + tl.arange(0, BLOCK) < ROWS",
-    ]
-
-
-def wide(frame: Frame) -> int:
-    """The most interleaved system that a kernel inverts, in chunks; 1: none."""
-    found = [frame.node(b.node).shape[0] for b in frame.kernel.writes]
-    return max((slots(axis) for axis in found if isinstance(axis, Rows)), default=1)
+def block_lanes(frame: Frame) -> list[str]:
+    """The lanes of the block of state rows at hand; where some are padding, clamped to real rows, and which are real."""
+    lanes = "block * BLOCK + tl.arange(0, BLOCK)"
+    if frame.row_size not in frame.padded:
+        return [f"i_rows = {lanes}"]
+    return [f"i_rows = tl.minimum({lanes}, ROWS - 1)", f"m_rows = {lanes} < ROWS"]

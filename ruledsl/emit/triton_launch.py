@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ruledsl.chunk.program import PortKind, Program, ResultKind, Rows
-from ruledsl.emit.triton_definition import Definition
+from ruledsl.emit.triton_definition import LIBRARY, Definition
 from ruledsl.emit.triton_expression import wrapped
 from ruledsl.emit.triton_frame import Frame
-from ruledsl.emit.triton_kernel import wide
 from ruledsl.emit.triton_memory import TensorKind, result_type
 from ruledsl.emit.triton_names import cotangent_name, dim_name, dim_text, result_name, safe, tensor_key, tensor_name
 from ruledsl.lang.typed import Dim, DimOp, dim_value
-from ruledsl.schedule.kernels import Kernel
+from ruledsl.schedule.kernels import Kernel, Mode
 
 
 def launcher(direction: str, definitions: Sequence[Definition], program: Program) -> str:
@@ -34,7 +33,7 @@ def launcher(direction: str, definitions: Sequence[Definition], program: Program
         "count, sequences = chunks.starts.numel(), chunks.begins.numel()",
         'tokens, device, dtype = plan["tokens"], chunks.starts.device, plan["dtype"]',
         "OP = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[dtype]",
-        'IP, IP_SOLVE = plan["precision"], plan["solve_precision"]',
+        'IP, IP_SYSTEM, IP_SOLVE = plan["precision"], plan["system_precision"], "tf32x3"',
         *_blocks(definitions),
     ]
     made: set[str] = set()
@@ -52,6 +51,11 @@ def launcher(direction: str, definitions: Sequence[Definition], program: Program
 STRIDED = '''def strided(x, H):
     """A tensor [tokens, heads, ...] as kernels take it: with strides of token and head, and how many heads share one."""
     return x, x.stride(0), x.stride(1), H // x.shape[1]
+
+
+def power(n):
+    """The least power of two from n."""
+    return 1 << (n - 1).bit_length()
 '''
 
 
@@ -78,16 +82,18 @@ def _padded(dim: Dim, name: str) -> str:
     """K/2 is padded to half of what K is padded to, so that pairs of columns stay pairs."""
     match dim:
         case DimOp("/", left, int(right)) if right & (right - 1) == 0:
-            return f"max(16, triton.next_power_of_2({dim_name(left)})) // {right}"
+            return f"max(16, power({dim_name(left)})) // {right}"
         case DimOp("*", int(right), left) | DimOp("*", left, int(right)) if right & (right - 1) == 0:
-            return f"max(16, triton.next_power_of_2({dim_name(left)})) * {right}"
+            return f"max(16, power({dim_name(left)})) * {right}"
         case _:
-            return f"max(16, triton.next_power_of_2({name}))"
+            return f"max(16, power({name}))"
 
 
 def _blocks(definitions: Sequence[Definition]) -> list[str]:
     """How many rows of the state one program has, for every size that numbers them."""
-    sizes = dict.fromkeys(dim_name(d.frame.row_size) for d in definitions if d.frame.row_size is not None)
+    sizes = dict.fromkeys(
+        dim_name(d.frame.row_size) for d in definitions if d.frame.row_size is not None and not d.kernel.columns
+    )
     return [f'BLOCK_{name} = min(plan["block"], max(16, B_{name}))' for name in sizes]
 
 
@@ -103,7 +109,8 @@ def _allocate(d: Definition, made: set[str]) -> list[str]:
             made.add(b.name)
             rows, columns = (frame.count(e) for e in frame.node(b.node).shape)
             dtype = "dtype" if b.operand else "torch.float32"
-            lines.append(f"{b.name} = torch.empty((count, H, {rows}, {columns}), dtype={dtype}, device=device)")
+            shape = f"count, H, LEVELS - 1, {rows}, {columns}" if b.levels else f"count, H, {rows}, {columns}"
+            lines.append(f"{b.name} = torch.empty(({shape}), dtype={dtype}, device=device)")
     for r in kernel.results:
         name = result_name(r)
         if name in made:
@@ -127,11 +134,13 @@ def _allocate(d: Definition, made: set[str]) -> list[str]:
 
 def _states(kernel: Kernel) -> str:
     """Where the caller's values of what a kernel carries are."""
-    return "d_final" if kernel.program == "gradient" else "initial"
+    return "d_final" if kernel.reverse else "initial"
 
 
 def _launch(d: Definition) -> list[str]:
     kernel = d.kernel
+    if kernel.mode in LIBRARY:
+        return _launch_library(d)
     values: list[str] = []
     for name, kind in d.tensors.items():
         match kind:
@@ -147,16 +156,27 @@ def _launch(d: Definition) -> list[str]:
     rows = dim_name(d.frame.row_size) if d.frame.row_size is not None else "1"
     split = not d.serial or kernel.split
     block = f"BLOCK_{rows}" if split else f"max(16, B_{rows})"
-    length = f"triton.next_power_of_2({wide(d.frame)} * C)"
-    given = {
-        "ROWS": rows, "BLOCK": block, "BLOCKS": f"triton.cdiv({rows}, {block})",
-        "WIDE": length, "WIDE_LEVELS": f"{length}.bit_length() - 1",
-    }  # fmt: skip
+    if kernel.columns:
+        block = f'min(plan["columns"], B_{rows})'
+    given = {"ROWS": rows, "BLOCK": block, "BLOCKS": f"-(-{rows} // {block})"}
     values += [f"{c}={given.get(c, c)}" for c in d.constants]
     values += [f'num_warps=plan["warps"]["{kernel.mode}"]', 'num_stages=plan["stages"]']
-    blocks = f"triton.cdiv({rows}, {block})" if kernel.split and rows != "1" else "1"
+    blocks = f"-(-{rows} // {block})" if kernel.split and rows != "1" else "1"
     grid = f"(sequences * H, {blocks})" if d.serial else "(count, H)"
     return wrapped(f"{kernel.name}_kernel[{grid}](", values, ")")
+
+
+def _launch_library(d: Definition) -> list[str]:
+    kernel, frame = d.kernel, d.frame
+    rows, columns = (frame.count(e) for e in frame.node(kernel.writes[0].node).shape)
+    tensors = [b.name for b in (*kernel.reads, *kernel.writes)]
+    if kernel.mode is Mode.SOLVE:
+        given = [f"M={rows}", f"WIDE=power({rows})", "IP=IP_SOLVE", "num_warps=1"]
+        grid = "(count, H)"
+    else:
+        given = [f"N={columns}", "C=C", "LEVELS=LEVELS", "WIDE=power(LEVELS - 1)", "LANES=128", "num_warps=1"]
+        grid = f"(count, -(-H * {columns} // 128))"
+    return wrapped(f"{LIBRARY[kernel.mode]}[{grid}](", [*tensors, "chunks.counts", "H", *given], ")")
 
 
 def _source(frame: Frame, name: str) -> str:
@@ -176,7 +196,7 @@ def _returned(definitions: Sequence[Definition], program: str) -> tuple[dict[str
     for d in definitions:
         for r in d.kernel.results:
             found[r.name if r.kind is ResultKind.OUTPUT or r.port is None else tensor_key(r.port)] = result_name(r)
-        if d.kernel.program == program:
+        if d.kernel.program == program and d.kernel.reverse == (program == "gradient"):
             states |= {c.state: f"{d.kernel.name}_{safe(c.state)}" for c in d.kernel.carries}
     return found, states
 

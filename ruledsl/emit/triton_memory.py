@@ -49,11 +49,27 @@ class Memory:
         """The tile of a buffer's node."""
         return f"tl.load({self._buffer_pointer(buffer.name, buffer.node, orientation)}).to(tl.float32)"
 
+    def levels(self, decay: int) -> str:
+        """The arguments of a device function that say where the level products of a decay are: base, lanes, width."""
+        return ", ".join(self.levels_parts(decay))
+
+    def levels_parts(self, decay: int) -> tuple[str, str, str]:
+        buffer = next(b for b in self.frame.kernel.reads if b.levels and b.node == decay)
+        columns = self.frame.node(decay).shape[1]
+        lanes = self.frame.lanes(decay, 1)[0] if columns != 1 else "tl.arange(0, 1)"
+        return self.levels_base(buffer), lanes, self.frame.count(columns)
+
+    def levels_base(self, buffer: Buffer) -> str:
+        """Where the level products of a chunk and head begin."""
+        name = self._tensor(buffer.name, TensorKind.BUFFER)
+        columns = self.frame.count(self.frame.node(buffer.node).shape[1])
+        return total(pointer(name), product(_CHUNK, "(LEVELS - 1)", "C", columns))
+
     def load_block(self, index: int, buffer: Buffer, orientation: str) -> str:
         """Rows of one slot and columns of another of an interleaved inverse in memory."""
         i, j = place(self.frame.node(index))
         m = slots(self.frame.node(buffer.node).shape[0])
-        return f"tl.load({total(self.system(buffer), interleaved(m, i, j, orientation))})"
+        return f"tl.load({total(self.system(buffer), interleaved(m, i, j, orientation))}).to(tl.float32)"
 
     def load_port(self, index: int, orientation: str) -> str:
         """What an `input` node reads."""
@@ -101,6 +117,11 @@ class Memory:
     def store_buffer(self, name: str, index: int, value: str, orientation: str = "n") -> str:
         """A node's tile to its buffer."""
         return self._store(self._buffer_pointer(name, index, orientation), index, value, orientation)
+
+    def store_block(self, buffer: Buffer, at: int, value: str) -> str:
+        """Block number `at`, row by row, of an interleaved system."""
+        m = slots(self.frame.node(buffer.node).shape[0])
+        return f"tl.store({total(self.system(buffer), interleaved(m, *divmod(at, m)))}, {value})"
 
     def store_state(self, index: int, name: str, value: str, orientation: str) -> str:
         """The state that leaves a sequence."""

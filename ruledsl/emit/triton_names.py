@@ -13,17 +13,16 @@ from ruledsl.lang.typed import Dim, DimOp, Type
 
 _TAKEN = frozenset(
     """
-    C H OP IP IP_SOLVE LEVELS ROWS BLOCK BLOCKS WIDE WIDE_LEVELS
-    row token valid real place position chunk sequence head block begin end back count start line inside spread whole system
-    starts counts places begins ends tl triton torch inputs initial chunks sizes plan tables tokens device dtype outputs
-    count sequences forward backward sweep reverse gradients strided kernel
-    half_sum block_sum halves doubled undoubled anchored gram gram_apply gram_apply_adjoint spans spans_gate
-    chain_gram chain_apply chain_apply_adjoint chain_gate inverse shift combine_scan
+    C H OP IP IP_SOLVE IP_SYSTEM LEVELS ROWS BLOCK BLOCKS
+    row token valid real place position chunk sequence head block begin end back count start first last entered
+    starts counts places begins ends firsts lasts tl triton torch inputs initial chunks sizes plan tables tokens device dtype outputs
+    count sequences forward backward sweep reverse gradients strided power kernel
+    halves level spans spans_gate chain_gram chain_apply chain_apply_adjoint chain_back shift combine_scan
 """.split()
 )
 _SHAPES = re.compile(
     r"N\d+|(i|m|d|B|BLOCK|initial|final|enter|leave|forward|sweep|reverse|gradients)_.*"
-    r"|.*_(ptr|token|head|group|kernel|next|t|lag\d+|\d+t?)|.*_(plus|minus|times|by)_.*|.*_"
+    r"|back\d+|.*_(ptr|token|head|group|kernel|next|t|lag\d+|\d+t?)|.*_(plus|minus|times|by)_.*|.*_"
 )
 
 

@@ -1,18 +1,18 @@
-"""Products between tokens, lanes and states: dots, and the device functions that stand for Gram matrices and inverses."""
+"""Products between tokens, lanes and states: dots, and the device functions that stand for Gram matrices."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ruledsl.chunk.program import Node, Rows
+from ruledsl.chunk.program import Node
 from ruledsl.emit.triton_demand import Demand, Recipe
 from ruledsl.emit.triton_frame import Frame, flip
+from ruledsl.emit.triton_memory import Memory
 from ruledsl.schedule.attributes import applied, flags
+from ruledsl.schedule.kernels import Buffer
 from ruledsl.schedule.unsupported import unsupported
 
-HELPERS = frozenset({
-    "chain_gram", "chain_apply", "chain_gate", "spans", "spans_gate", "gram", "gram_apply", "inverse", "scan",
-})  # fmt: skip
+HELPERS = frozenset({"chain_gram", "chain_apply", "spans", "spans_gate", "scan"})
 
 
 def real_dot(frame: Frame, node: Node) -> bool:
@@ -44,7 +44,10 @@ def dot(frame: Frame, node: Node, o: str) -> Recipe:
         )
     x, y = _operand(frame, x), _operand(frame, y)
     left, right = frame.clear("{0}", x, axis, ox), frame.clear("{1}", y, 1 if tb else 0, oy)
-    text = f"tl.dot({left}.to(OP), {right}.to(OP), input_precision=IP)"
+    if _of_system(frame, x) or _of_system(frame, y):
+        text = f"tl.dot({left}, {right}, input_precision=IP_SYSTEM)"
+    else:
+        text = f"tl.dot({left}.to(OP), {right}.to(OP), input_precision=IP)"
     return Recipe(((x, ox), (y, oy)), text, accumulate=over_blocks)
 
 
@@ -55,63 +58,68 @@ def _operand(frame: Frame, index: int) -> int:
     return index
 
 
-def helper(frame: Frame, index: int, node: Node) -> Recipe:
+def _of_system(frame: Frame, index: int) -> bool:
+    """Is an operand (part of) the inverse of a system of several rows a token? Its entries grow with the sub-steps, and 16
+    bits of them are too few."""
+    node = frame.node(frame.graph.bare(index))
+    return node.op == "block" or (node.op == "inverse" and frame.graph.system(frame.graph.bare(index)))
+
+
+def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
     """A call of a device function."""
     match node.op:
-        case "inverse":
-            return Recipe(_plain(node.args), "inverse({0}, C, LEVELS, IP_SOLVE)", helpers=("inverse",))
         case "spans":
-            return Recipe(_plain(node.args), "spans({0}, C, LEVELS)", helpers=("spans",))
+            return Recipe((), f"spans({memory.levels_parts(node.args[0])[0]}, C, LEVELS)", helpers=("spans",))
         case "spans_gate":
-            return Recipe(_plain(node.args[1:]), "spans_gate({0}, {1}, C, LEVELS)", helpers=("spans_gate",))
-        case "chain_gram" | "gram":
-            return _gram(frame, node)
-        case "chain_apply" | "gram_apply":
-            return _apply(frame, index, node)
-        case "chain_gate":
-            x, y, decay, ct = node.args
-            tiles = ", ".join(_wide_tiles(frame, (x, y, decay)))
-            text = f"chain_gate({tiles}, {{3}}, {{4}}, C, {frame.size(index, 1)}, LEVELS, OP, IP)"
-            return Recipe((*_plain(node.args), (ct, "t")), text, helpers=("chain_gate",))
+            spans, _, ct = node.args
+            return Recipe(_plain((spans, ct)), "spans_gate({0}, {1}, OP, IP)", helpers=("spans_gate",))
+        case "chain_gram":
+            x, y, decay = node.args
+            text = f"chain_gram({frame.clear('{0}', x, 1, 'n')}, {{1}}, {memory.levels(decay)}, C, LEVELS, OP, IP)"
+            over_blocks = frame.loops and frame.is_rows(x, 1)
+            return Recipe(_plain((x, y)), text, accumulate=over_blocks, helpers=("chain_gram",))
+        case "chain_apply":
+            m, x, decay = node.args
+            _, adjoint = applied(node)
+            name = node.op + ("_adjoint" if adjoint else "")
+            text = f"{name}({{0}}, {{1}}, {memory.levels(decay)}, C, LEVELS, OP, IP)"
+            return Recipe(((m, "t" if adjoint else "n"), (x, "n")), text, helpers=(name,))
         case op:
             raise unsupported(f"`{op}` has no Triton form")
 
 
-def _gram(frame: Frame, node: Node) -> Recipe:
-    x = node.args[0]
-    first, *rest = _wide_tiles(frame, node.args)
-    tiles = ", ".join([frame.clear(first, x, 1, "n"), *rest])
-    incl = f"{node.attr == 'incl'}, " if node.op == "gram" else ""
-    text = f"{node.op}({tiles}, {incl}C, {frame.size(_widest(frame, node.args), 1)}, LEVELS, OP, IP)"
-    return Recipe(_plain(node.args), text, accumulate=frame.loops and frame.is_rows(x, 1), helpers=(node.op,))
+def chain_back(frame: Frame, memory: Memory, buffer: Buffer, part: int) -> Recipe:
+    """Everything that one Gram matrix of a `chain_gate` hands back: two tiles, and level products that are stored."""
+    args = list(frame.node(buffer.node).args)
+    decay = args.pop(2)
+    x, y, m = args[3 * part : 3 * part + 3]
+    before = ((buffer.node, f"back{part - 1}"),) if part else ()
+    kept = frame.mask(x, 1) or f"{frame.lanes(x, 1)[0]} >= 0"
+    table, columns, count = memory.levels_parts(decay)
+    text = (
+        f"chain_back({{0}}, {{1}}, {{2}}, {{3}}, {table}, {memory.levels_base(buffer)}, {columns}, {kept}, {not part}, {count}, "
+        "C, LEVELS, OP, IP)"
+    )
+    return Recipe((*_plain((x, y, m)), (m, "t"), *before), text, helpers=("chain_back",))
 
 
-def _apply(frame: Frame, index: int, node: Node) -> Recipe:
-    kind, adjoint = applied(node)
-    m, *rest = node.args
-    name = node.op + ("_adjoint" if adjoint else "")
-    tiles = ", ".join(["{0}", *_wide_tiles(frame, rest, first=1)])
-    incl = f"{kind == 'incl'}, " if node.op == "gram_apply" else ""
-    text = f"{name}({tiles}, {incl}C, {frame.size(index, 1)}, LEVELS, OP, IP)"
-    return Recipe(((m, "t" if adjoint else "n"), *_plain(rest)), text, helpers=(name,))
+def back_part(frame: Frame, index: int) -> tuple[Demand, int] | None:
+    """A `chain_apply` that is half of what a `chain_back` of this kernel gives: which one, and which half."""
+    node = frame.node(index)
+    for buffer in frame.kernel.writes:
+        gate = frame.node(buffer.node)
+        if not buffer.levels or node.args[2] != gate.args[2]:
+            continue
+        if index in frame.graph.ancestors(gate.args):
+            continue  # it is needed before
+        args = [a for i, a in enumerate(gate.args) if i != 2]
+        _, adjoint = applied(node)
+        for part in range(len(args) // 3):
+            x, y, m = args[3 * part : 3 * part + 3]
+            if node.args[:2] == (m, x if adjoint else y):
+                return (buffer.node, f"back{part}"), int(adjoint)
+    return None
 
 
 def _plain(args: Sequence[int]) -> tuple[Demand, ...]:
     return tuple((i, "n") for i in args)
-
-
-def _widest(frame: Frame, args: Sequence[int]) -> int:
-    return next((i for i in args if frame.node(i).shape[1] != 1), args[0])
-
-
-def _wide_tiles(frame: Frame, args: Sequence[int], first: int = 0) -> list[str]:
-    """The device functions take whole tiles: the arguments, from number `first` on, spread to C rows and as many columns
-    as the widest of them has."""
-    widest = _widest(frame, args)
-    columns = frame.size(widest, 1)
-    found = []
-    for place, i in enumerate(args, first):
-        rows, extent = frame.node(i).shape
-        fits = isinstance(rows, Rows) and extent != 1 or extent == 1 and frame.node(widest).shape[1] == 1
-        found.append(f"{{{place}}}" if fits else f"tl.broadcast_to({{{place}}}, (C, {columns}))")
-    return found

@@ -15,7 +15,7 @@ from ruledsl.emit.triton_demand import Demand, Recipe
 from ruledsl.emit.triton_frame import Frame, flip, sides
 from ruledsl.emit.triton_memory import Memory
 from ruledsl.emit.triton_names import cotangent_name, safe
-from ruledsl.emit.triton_products import HELPERS, dot, helper, real_dot
+from ruledsl.emit.triton_products import HELPERS, back_part, chain_back, dot, helper, real_dot
 from ruledsl.emit.triton_spelling import literal, template
 from ruledsl.schedule.attributes import flags, integer, number, shifted
 from ruledsl.schedule.kernels import Buffer, Carry
@@ -37,7 +37,7 @@ class Recipes:
     orientation: dict[int, str] = field(init=False)  # each carried state is held the way that most dots use it
 
     def __post_init__(self) -> None:
-        self.buffers = {b.node: b for b in self.frame.kernel.reads}
+        self.buffers = {b.node: b for b in self.frame.kernel.reads if not b.levels}
         self.carried = {c.enter: c for c in self.frame.kernel.carries}
         self.by_dots = self._made_by_dots()
         self.orientation = self._orientations()
@@ -45,12 +45,17 @@ class Recipes:
     def targets(self) -> list[int]:
         """What the kernel is for."""
         k = self.frame.kernel
-        return [b.node for b in k.writes] + [r.node for r in k.results] + [c.leave for c in k.carries]
+        gates = [a for b in k.writes if b.levels for a in self.frame.node(b.node).args]
+        written = [b.node for b in k.writes if not b.levels]
+        return written + gates + [r.node for r in k.results] + [c.leave for c in k.carries]
 
     def recipe(self, demand: Demand) -> Recipe:
         """Unsupported: the operation has no Triton form."""
         index, o = demand
         node = self.frame.node(index)
+        if o.startswith("back"):
+            buffer = next(b for b in self.frame.kernel.writes if b.levels and b.node == index)
+            return chain_back(self.frame, self.memory, buffer, int(o.removeprefix("back")))
         if index in self.buffers:
             return Recipe((), self.memory.load_buffer(self.buffers[index], o))
         if index in self.carried:
@@ -174,8 +179,10 @@ class Recipes:
                 return Recipe(((node.args[0], "n"),), f"tl.split(tl.reshape({{0}}, {shape}))[{integer(node)}]")
             case "unpairs":
                 return Recipe(same, f"tl.reshape(tl.join({{0}}, {{1}}), {frame.shape(index, o)})")
+            case "chain_apply" if (found := back_part(frame, index)) is not None:
+                return Recipe((found[0],), f"{{0}}[{found[1]}]")
             case op if op in HELPERS:
-                return helper(frame, index, node)
+                return helper(frame, self.memory, index, node)
             case op:
                 raise unsupported(f"`{op}` has no Triton form")
 

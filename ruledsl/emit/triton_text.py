@@ -8,7 +8,7 @@
 inputs: tensors by port key, tokens flattened: inputs [tokens, heads of the input, ...], params [heads, ...]; a lagged input
 has a tensor of its own, `name@J`. initial, final, d_initial, d_final: states by name [sequences, heads, rows, cols]
 float32 in the form's orientation. chunks: int64 tables `starts`, `counts`, `places` (first token, real tokens, position
-in its sequence; per chunk) and `begins`, `ends` (chunks of a sequence; per sequence). plan: `chunk` (tokens, a power of
+in its sequence; per chunk), `begins`, `ends` (chunks of a sequence) and `firsts`, `lasts` (its tokens; per sequence). plan: `chunk` (tokens, a power of
 two), `block` (rows of the state per program), `warps`, `stages`, `precision`. Gradients of params come per chunk and are
 summed by the caller. The text is a function of the rule, its padded sizes and nothing else.
 """
@@ -22,7 +22,8 @@ from ruledsl.emit.triton_definition import definition
 from ruledsl.emit.triton_frame import Frame
 from ruledsl.emit.triton_launch import STRIDED, launcher
 from ruledsl.lang.typed import Dim
-from ruledsl.schedule.kernels import Graph, Kernels
+from ruledsl.schedule.graph import Graph
+from ruledsl.schedule.kernels import Kernels
 
 
 def triton_text(
@@ -45,13 +46,13 @@ def kernel_texts(
     """The definitions of such a module."""
     graphs = {"forward": Graph(forward), "gradient": Graph(gradient)}
     ahead, back = (
-        [definition(Frame(k, graphs[k.program], kernels.rows[k.program], padded)) for k in side]
+        [definition(Frame(k, graphs[k.program], k.rows, padded)) for k in side]
         for side in (kernels.forward, kernels.backward)
     )
     used = _with_callees({name for d in (*ahead, *back) for name in d.helpers}, helpers)
     return [
         *(text for name, text in helpers.items() if name in used),
-        *(d.text for d in (*ahead, *back)),
+        *(d.text for d in (*ahead, *back) if d.text),
         STRIDED,
         launcher("forward", ahead, forward),
         launcher("backward", back, gradient),

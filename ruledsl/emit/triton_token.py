@@ -13,10 +13,12 @@ axis of sequences; both are summed at the end, so no result depends on the order
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind
+from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.emit.names import quoted
 from ruledsl.emit.token_tiles import Body, Space, name_of
 from ruledsl.lang.typed import Dim, DimOp, Type
@@ -45,10 +47,14 @@ def triton_token(split: Split, sizes: Mapping[str, int], block: int, header: str
     """The module for tiles of these sizes. `block`: lanes of a block of the axis that is cut.
 
     A step that writes in place where it reads is not cut if blocks share a state: one would read what another wrote.
+    Raises UnsupportedForm.
     """
-    main = _Module(split, sizes, block)
-    step = _Module(split.uncut(), sizes, 1) if split.shared else main
-    return main.text(header, step)
+    try:
+        main = _Module(split, sizes, block)
+        step = _Module(split.uncut(), sizes, 1) if split.shared else main
+        return main.text(header, step)
+    except RecursionError:
+        raise UnsupportedForm("the rule is nested too deeply for a kernel of single tokens") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,7 +467,10 @@ class _Module:
                 f"B{label} = {'max(16, ' if dim in self.space.wide else ''}triton.next_power_of_2(n{label}){')' if dim in self.space.wide else ''}"
             )
         if self.cut and self.space.cut is not None:
-            lines += [f"BLOCK = {self.space.block}", f"BLOCKS = triton.cdiv(n{self.space.label(self.space.cut)}, BLOCK)"]
+            lines += [
+                f"BLOCK = {self.space.block}",
+                f"BLOCKS = triton.cdiv(n{self.space.label(self.space.cut)}, BLOCK)",
+            ]
         return lines
 
     def _launcher(self, name: str, arguments: list[tuple[str, str]], constants: list[str]) -> str:
@@ -501,14 +510,23 @@ def _moved(load: str, token: str) -> str:
 
 
 def _used_lines(lines: list[str]) -> list[str]:
-    """Without the assignments of single names that nothing reads."""
+    """Without the assignments of single names that nothing reads, and without the branches that this leaves empty."""
     while True:
-        words = re.findall(r"\w+", "\n".join(lines))
-        count = {w: words.count(w) for w in set(words)}
+        count = Counter(re.findall(r"\w+", "\n".join(lines)))
         kept = [line for line in lines if not ((m := re.match(r"\s*(\w+) = ", line)) and count[m[1]] == 1)]
+        kept = [line for i, line in enumerate(kept) if not (line.lstrip().startswith("if ") and _is_empty(kept, i))]
         if len(kept) == len(lines):
             return lines
         lines = kept
+
+
+def _is_empty(lines: list[str], i: int) -> bool:
+    """Whether nothing stands below the head of a block."""
+    return i + 1 == len(lines) or _indent(lines[i + 1]) <= _indent(lines[i])
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _kernel(name: str, arguments: list[tuple[str, str]], constants: list[str], lines: list[str]) -> str:

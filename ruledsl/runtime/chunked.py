@@ -268,7 +268,7 @@ def state_entering(carry: Carry, state: StateTile) -> Tensor:
 
 
 def carry_after(
-    carry: Carry, leaving: Mapping[StateTile, Tensor], tokens: Mapping[str, Tensor], chunks: Chunks, call: Call
+    carry: Carry, leaving: Mapping[StateTile, Tensor], tokens: Mapping[str, Tensor], chunks: Chunks | None, call: Call
 ) -> Carry:
     """The carry after the last token. `leaving`: states in the form's orientation; `tokens`: inputs with axes opened."""
     states = dict(carry.states)
@@ -280,6 +280,8 @@ def carry_after(
         else:
             members.setdefault(tile.name, {})[tile.member] = x
     states |= {name: torch.stack([parts[j] for j in sorted(parts)], 2) for name, parts in members.items()}
+    if chunks is None:  # nothing but states is carried
+        return replace(carry, states=states)
     prev = {}
     for name, ring in carry.prev.items():
         flat = layout.next_ring(tokens[name].flatten(3), chunks, ring.flatten(3))

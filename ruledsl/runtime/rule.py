@@ -58,6 +58,14 @@ class Rule:
     def __repr__(self) -> str:
         return f"<Rule {self.source.name}>\n{self.spec}"
 
+    def _repr_latex_(self) -> str:
+        """In notebooks: the kind and the transition."""
+        return self.verdict._repr_latex_()
+
+    def _repr_markdown_(self) -> str:
+        """In notebooks: the text, the kind and the transition."""
+        return self.verdict._repr_markdown_()
+
     @cached_property
     def verdict(self) -> Verdict:
         """What the algebra finds; loops are judged at small sizes."""

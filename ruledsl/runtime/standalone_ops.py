@@ -4,7 +4,7 @@ uses nothing but torch, triton and others of this file; the module defines TILES
 import torch
 from triton.runtime.errors import OutOfResources
 
-TILES = ()  # (tokens of a chunk, rows of the state, warps of chunk kernels, of serial kernels), best first
+TILES = ()  # (tokens of a chunk, rows of the state, columns, warps of chunk kernels, of serial kernels, stages), best first
 OPERANDS = torch.float32  # of the products
 
 
@@ -20,16 +20,18 @@ class ChunkTables:
         self.places = inside + position[index // per]
         self.begins = torch.arange(batch, device=position.device) * per
         self.ends = self.begins + per
+        self.firsts = torch.arange(batch, device=position.device) * length
+        self.lasts = self.firsts + length
 
 
 def launch(run, batch, length, position, dtypes):
     """run(chunks, plan) with the first tiles that fit the device."""
-    for chunk, block, chunk_warps, serial_warps in TILES:
+    for chunk, block, columns, chunk_warps, serial_warps, stages in TILES:
         exact = OPERANDS == torch.float32
         plan = {
-            "chunk": chunk, "block": block, "stages": 1, "tokens": batch * length, "dtype": OPERANDS, "dtypes": dtypes,
+            "chunk": chunk, "block": block, "columns": columns, "stages": stages, "tokens": batch * length, "dtype": OPERANDS, "dtypes": dtypes,
             "warps": {"chunk": chunk_warps, "serial": serial_warps},
-            "precision": "tf32x3" if exact else "ieee", "solve_precision": "tf32x3",
+            "precision": "tf32x3" if exact else "ieee", "system_precision": "tf32x3" if exact else "tf32",
         }  # fmt: skip
         try:
             return run(ChunkTables(batch, length, chunk, position), plan)

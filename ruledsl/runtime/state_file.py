@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,6 +22,14 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Tensor], rule_hash: s
 
 
 def load(path: str | os.PathLike[str], rule_hash: str, device: torch.device | str) -> dict[str, Tensor]:
+    """Raises StateError for a file that is damaged or another rule's, OSError for one that cannot be read."""
+    try:
+        return _load(path, rule_hash, device)
+    except SafetensorError as error:
+        raise StateError(f"{os.fspath(path)}: not a saved state: {error}") from None
+
+
+def _load(path: str | os.PathLike[str], rule_hash: str, device: torch.device | str) -> dict[str, Tensor]:
     with safe_open(os.fspath(path), framework="pt", device=str(device)) as file:
         about = file.metadata() or {}
         if about.get("format") != FORMAT:

@@ -12,6 +12,7 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.state import open_axes
 from ruledsl.runtime.token import Carry
 from ruledsl.runtime.triton_build import build
-from ruledsl.schedule.kernels import cut
+from ruledsl.schedule.cut import cut
 from ruledsl.schedule.tiles import Tiles, tiles
 from ruledsl.schedule.unsupported import Unsupported
 
@@ -56,6 +57,7 @@ class TritonForm:
     states: tuple[StateTile, ...]
     with_gradient: frozenset[str]
     fixed_chunk: int | None
+    positions: bool  # do kernels read the position of a token?
     candidates: tuple[Tiles, ...]
 
 
@@ -103,6 +105,7 @@ def form_of(rule: Rule, found: Chunkable, setting: Setting) -> TritonForm:
         state_tiles(found, forward),
         frozenset(tensor_key(r.port) for r in gradient.results if r.kind is ResultKind.GRADIENT and r.port is not None),
         forward.chunk,
+        any(p.kind is PortKind.POSITION for p in forward.ports),
         tiles((forward, gradient), sizes, 4 if setting.out_dtype == torch.float32 else 2),
     )
 
@@ -193,11 +196,11 @@ class TritonPlan:
         batch, length = tensors[0].shape[:2]
         c, device = choice.chunk, tensors[0].device
         if not self.packed:
-            per = -(-length // c)
-            index = torch.arange(batch * per, device=device)
-            row, inside = index // per, index % per * c
-            begins = torch.arange(batch, device=device) * per
-            return SimpleNamespace(starts=row * length + inside, counts=(length - inside).clamp(max=c), places=inside + position[row], begins=begins, ends=begins + per)
+            whole = _whole_tables(batch, length, c, device)
+            if not self.form.positions:
+                return whole
+            row = torch.arange(batch, device=device).repeat_interleave(-(-length // c))
+            return SimpleNamespace(**{**vars(whole), "places": whole.starts - row * length + position[row]})
         bounds = tensors[-1].to(torch.int64)
         starts, lengths = bounds[:-1], bounds.diff()
         used = (lengths + c - 1) // c
@@ -207,19 +210,20 @@ class TritonPlan:
         owner = torch.searchsorted(ends, index, right=True).clamp(max=starts.shape[0] - 1)
         inside = (index - begins[owner]) * c
         counts = torch.where(index < ends[-1], (lengths[owner] - inside).clamp(min=0, max=c), 0)
-        return SimpleNamespace(starts=starts[owner] + inside, counts=counts, places=inside + position[owner], begins=begins, ends=ends)
+        return SimpleNamespace(starts=starts[owner] + inside, counts=counts, places=inside + position[owner], begins=begins, ends=ends, firsts=starts, lasts=starts + lengths)
 
     def _plan(self, choice: Tiles, tokens: int, dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
         exact = self.dtype == torch.float32
         return {
             "chunk": choice.chunk,
             "block": choice.block,
+            "columns": choice.columns,
             "warps": {"chunk": choice.chunk_warps, "serial": choice.serial_warps},
             "stages": choice.stages,
             "tokens": tokens,
             "dtype": self.dtype,
             "precision": "tf32x3" if exact else "ieee",
-            "solve_precision": "tf32x3",
+            "system_precision": "tf32x3" if exact else "tf32",
             "dtypes": {n: self.dtype for n, _ in self.outputs} | dtypes,
         }
 
@@ -237,6 +241,27 @@ class TritonPlan:
             _FITTING[self.form.key, self.dtype, direction] = choice
             return found
         raise BackendError(f"backend 'triton': no tiles fit this device at {dict(self.sizes)} ({last}); backend 'torch' runs it")
+
+
+def _whole_tables(batch: int, length: int, chunk: int, device: torch.device) -> SimpleNamespace:
+    """The tables of sequences of one length. They are kept, but not what a CUDA graph that is being captured makes: that
+    memory is the graph's."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return _made_tables.__wrapped__(batch, length, chunk, device)
+    return _made_tables(batch, length, chunk, device)
+
+
+@lru_cache(maxsize=256)
+def _made_tables(batch: int, length: int, chunk: int, device: torch.device) -> SimpleNamespace:
+    per = -(-length // chunk)
+    index = torch.arange(batch * per, device=device)
+    row, inside = index // per, index % per * chunk
+    begins = torch.arange(batch, device=device) * per
+    firsts = torch.arange(batch, device=device) * length
+    starts, counts = row * length + inside, (length - inside).clamp(max=chunk)
+    return SimpleNamespace(
+        starts=starts, counts=counts, places=inside, begins=begins, ends=begins + per, firsts=firsts, lasts=firsts + length
+    )
 
 
 _FITTING: dict[tuple[str, torch.dtype, str], Tiles] = {}
@@ -298,7 +323,9 @@ def run(compiled: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None)
         outputs[o.name] = x.reshape(call.batch, call.length, call.heads, *shape)
     leaving = dict(zip(form.states, found[len(outputs) :], strict=True))
     tokens = {n: open_axes(expand_heads(x, 2, call.heads).to(call.dtype), types[n]) for n, x in call.inputs.items() if n in carry.prev}
-    rows = layout.whole(call.length, 16, call.device) if cu_seqlens is None else layout.packed(call.length, 16, cu_seqlens)
+    rows = None
+    if tokens or carry.t is not None:
+        rows = layout.whole(call.length, 16, call.device) if cu_seqlens is None else layout.packed(call.length, 16, cu_seqlens)
     return outputs, carry_after(carry, leaving, tokens, rows, call)
 
 

@@ -3,9 +3,11 @@
 Tiles are float32 with C token rows, C a power of two. Every jit function is written for being cut out of this file:
 it uses only `tl` and the other functions here.
 
-Products of decays between two tokens come from doubling: for blocks of b rows, F[t] is the product over the block's
-rows before t, Q[s] the product over the rows after s, and `whole` the product over the block; a pair (t, s) in the
-right and left half of a block of 2b rows has the factor F[t] Q[s]. No logarithm, no division, no exponent to overflow.
+Products of decays between two tokens s < t are split at the middle of the one block of 2b tokens that has t in its right
+and s in its left half: a product up to t times a product from s. These "level products" are made once per chunk by
+`levels_kernel`, b = 1, 2, 4 ...; at b = 1 they are 1. No logarithm, no division, no exponent to overflow.
+
+Functions whose name ends in `_kernel` are launched by the generated module as they are.
 """
 
 import triton
@@ -13,213 +15,87 @@ import triton.language as tl
 
 
 @triton.jit
-def half_sum(x, keep, b: tl.constexpr, C: tl.constexpr, N: tl.constexpr):
-    """Rows of a block of 2b: the matching row of the half where `keep` holds, in both halves."""
-    y = tl.reshape(tl.where(keep, x, 0.0), (C // (2 * b), 2, b * N))
-    y = tl.broadcast_to(tl.sum(y, axis=1, keep_dims=True), (C // (2 * b), 2, b * N))
-    return tl.reshape(y, (C, N))
-
-
-@triton.jit
-def block_sum(x, keep, b: tl.constexpr, C: tl.constexpr, N: tl.constexpr):
-    """Sum over the kept rows of each block of 2b rows, on every row of the block."""
-    y = tl.reshape(tl.where(keep, x, 0.0), (C // (2 * b), 2 * b, N))
-    y = tl.broadcast_to(tl.sum(y, axis=1, keep_dims=True), (C // (2 * b), 2 * b, N))
-    return tl.reshape(y, (C, N))
-
-
-@triton.jit
-def halves(b: tl.constexpr, C: tl.constexpr):
-    """Row masks at block size b: is the row in the right half of its block of 2b, and the pairs (t right, s left)."""
+def halves(b, C: tl.constexpr):
+    """The pairs (t, s) of tokens in the right and the left half of one block of 2b tokens."""
     t = tl.arange(0, C)
-    right = ((t // b) % 2) == 1
     same = (t // (2 * b))[:, None] == (t // (2 * b))[None, :]
-    pair = same & right[:, None] & (right[None, :] == 0)
-    return right[:, None], pair
+    right = ((t // b) % 2) == 1
+    return same & right[:, None] & (right[None, :] == 0)
 
 
 @triton.jit
-def doubled(F, Q, whole, b: tl.constexpr, C: tl.constexpr, N: tl.constexpr):
-    """The products for blocks of 2b rows from those for b."""
-    right, _ = halves(b, C)
-    before = half_sum(whole, right == 0, b, C, N)
-    after = half_sum(whole, right, b, C, N)
-    return tl.where(right, F * before, F), tl.where(right, Q, Q * after), before * after
+def level(levels, columns, i, N: tl.constexpr, C: tl.constexpr):
+    """[C, lanes]: products of a decay to the middle of each block of 2 * 2^i tokens (see `levels_kernel`), i > 0."""
+    return tl.load(levels + ((i - 1) * C + tl.arange(0, C))[:, None] * N + columns[None, :]).to(tl.float32)
 
 
 @triton.jit
-def chain_gram(x, y, a, C: tl.constexpr, N: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+def chain_gram(x, y, levels, columns, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
     """[C, C]: sum_d x[t,d] y[s,d] prod of a[i,d] over s < i < t, for s < t."""
-    F = tl.full((C, N), 1.0, tl.float32)
-    Q = tl.full((C, N), 1.0, tl.float32)
-    whole = a
-    out = tl.zeros((C, C), tl.float32)
-    for level in tl.static_range(LEVELS):
-        right, pair = halves(2**level, C)
-        product = tl.dot((x * F).to(OP), tl.trans((y * Q).to(OP)), input_precision=IP)
-        out += tl.where(pair, product, 0.0)
-        F, Q, whole = doubled(F, Q, whole, 2**level, C, N)
+    out = tl.where(halves(1, C), tl.dot(x.to(OP), tl.trans(y.to(OP)), input_precision=IP), 0.0)
+    for i in range(1, LEVELS):
+        D = level(levels, columns, i, N, C)
+        out += tl.where(halves(1 << i, C), tl.dot((x * D).to(OP), tl.trans((y * D).to(OP)), input_precision=IP), 0.0)
     return out
 
 
 @triton.jit
-def chain_apply(m, y, a, C: tl.constexpr, N: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
-    """[C, N]: out[t,d] = sum over s < t of m[t,s] y[s,d] prod of a[i,d] over s < i < t."""
-    F = tl.full((C, N), 1.0, tl.float32)
-    Q = tl.full((C, N), 1.0, tl.float32)
-    whole = a
-    out = tl.zeros((C, N), tl.float32)
-    for level in tl.static_range(LEVELS):
-        right, pair = halves(2**level, C)
-        out += F * tl.dot(tl.where(pair, m, 0.0).to(OP), (y * Q).to(OP), input_precision=IP)
-        F, Q, whole = doubled(F, Q, whole, 2**level, C, N)
+def chain_apply(m, y, levels, columns, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+    """[C, lanes]: out[t,d] = sum over s < t of m[t,s] y[s,d] prod of a[i,d] over s < i < t."""
+    out = tl.dot(tl.where(halves(1, C), m, 0.0).to(OP), y.to(OP), input_precision=IP)
+    for i in range(1, LEVELS):
+        D = level(levels, columns, i, N, C)
+        out += D * tl.dot(tl.where(halves(1 << i, C), m, 0.0).to(OP), (y * D).to(OP), input_precision=IP)
     return out
 
 
 @triton.jit
-def chain_apply_adjoint(m_t, x, a, C: tl.constexpr, N: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
-    """[C, N]: out[s,d] = sum over t > s of m[t,s] x[t,d] prod of a[i,d] over s < i < t; `m_t` is m transposed."""
-    F = tl.full((C, N), 1.0, tl.float32)
-    Q = tl.full((C, N), 1.0, tl.float32)
-    whole = a
-    out = tl.zeros((C, N), tl.float32)
-    for level in tl.static_range(LEVELS):
-        right, pair = halves(2**level, C)
-        out += Q * tl.dot(tl.where(tl.trans(pair), m_t, 0.0).to(OP), (x * F).to(OP), input_precision=IP)
-        F, Q, whole = doubled(F, Q, whole, 2**level, C, N)
+def chain_apply_adjoint(m_t, x, levels, columns, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+    """[C, lanes]: out[s,d] = sum over t > s of m[t,s] x[t,d] prod of a[i,d] over s < i < t; `m_t` is m transposed."""
+    out = tl.dot(tl.where(tl.trans(halves(1, C)), m_t, 0.0).to(OP), x.to(OP), input_precision=IP)
+    for i in range(1, LEVELS):
+        D = level(levels, columns, i, N, C)
+        out += D * tl.dot(tl.where(tl.trans(halves(1 << i, C)), m_t, 0.0).to(OP), (x * D).to(OP), input_precision=IP)
     return out
 
 
 @triton.jit
-def undoubled(gF, gQ, gwhole, F, Q, whole, b: tl.constexpr, C: tl.constexpr, N: tl.constexpr):
-    """Adjoint of `doubled`: cotangents of the products for 2b rows to those for b."""
-    right, _ = halves(b, C)
-    before = half_sum(whole, right == 0, b, C, N)
-    after = half_sum(whole, right, b, C, N)
-    to_left = block_sum(gF * F, right, b, C, N) + gwhole * after
-    to_right = block_sum(gQ * Q, right == 0, b, C, N) + gwhole * before
-    return tl.where(right, gF * before, gF), tl.where(right, gQ, gQ * after), tl.where(right, to_right, to_left)
+def chain_back(x, y, m, m_t, levels, products, columns, kept, FIRST: tl.constexpr, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+    """`chain_apply(m, y)` and `chain_apply_adjoint(m_t, x)`; the gradients of sum(m * chain_gram(x, y)) by the level products
+    go to `products` (FIRST), or are added there; `kept` are the real lanes."""
+    left = tl.dot(tl.where(halves(1, C), m, 0.0).to(OP), y.to(OP), input_precision=IP)
+    right = tl.dot(tl.where(tl.trans(halves(1, C)), m_t, 0.0).to(OP), x.to(OP), input_precision=IP)
+    for i in range(1, LEVELS):
+        D = level(levels, columns, i, N, C)
+        pair = halves(1 << i, C)
+        u = tl.dot(tl.where(pair, m, 0.0).to(OP), (y * D).to(OP), input_precision=IP)
+        w = tl.dot(tl.where(tl.trans(pair), m_t, 0.0).to(OP), (x * D).to(OP), input_precision=IP)
+        left += D * u
+        right += D * w
+        to = products + ((i - 1) * C + tl.arange(0, C))[:, None] * N + columns[None, :]
+        found = x * u + y * w
+        if not FIRST:
+            found += tl.load(to).to(tl.float32)
+        tl.store(to, found, mask=kept[None, :])
+    return left, right
 
 
 @triton.jit
-def chain_gate(x, y, a, ct, ct_t, C: tl.constexpr, N: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
-    """[C, N]: the gradient of sum(ct * chain_gram(x, y, a)) by a; `ct_t` is ct transposed."""
-    gF = tl.zeros((C, N), tl.float32)
-    gQ = tl.zeros((C, N), tl.float32)
-    gwhole = tl.zeros((C, N), tl.float32)
-    for i in tl.static_range(LEVELS):
-        F = tl.full((C, N), 1.0, tl.float32)
-        Q = tl.full((C, N), 1.0, tl.float32)
-        whole = a
-        for level in tl.static_range(LEVELS - 1 - i):
-            F, Q, whole = doubled(F, Q, whole, 2**level, C, N)
-        gF, gQ, gwhole = undoubled(gF, gQ, gwhole, F, Q, whole, 2 ** (LEVELS - 1 - i), C, N)
-        right, pair = halves(2 ** (LEVELS - 1 - i), C)
-        gF += x * tl.dot(tl.where(pair, ct, 0.0).to(OP), (y * Q).to(OP), input_precision=IP)
-        gQ += y * tl.dot(tl.where(tl.trans(pair), ct_t, 0.0).to(OP), (x * F).to(OP), input_precision=IP)
-    return gwhole
-
-
-@triton.jit
-def spans(a, C: tl.constexpr, LEVELS: tl.constexpr):
+def spans(levels, C: tl.constexpr, LEVELS: tl.constexpr):
     """[C, C]: prod of a[i] over s < i < t for s < t, else 0; a is [C, 1]."""
-    F = tl.full((C, 1), 1.0, tl.float32)
-    Q = tl.full((C, 1), 1.0, tl.float32)
-    whole = a
-    out = tl.zeros((C, C), tl.float32)
-    for level in tl.static_range(LEVELS):
-        right, pair = halves(2**level, C)
-        out += tl.where(pair, F * tl.trans(Q), 0.0)
-        F, Q, whole = doubled(F, Q, whole, 2**level, C, 1)
-    return out
-
-
-@triton.jit
-def spans_gate(a, ct, C: tl.constexpr, LEVELS: tl.constexpr):
-    """[C, 1]: the gradient of sum(ct * spans(a)) by a."""
-    gF = tl.zeros((C, 1), tl.float32)
-    gQ = tl.zeros((C, 1), tl.float32)
-    gwhole = tl.zeros((C, 1), tl.float32)
-    for i in tl.static_range(LEVELS):
-        F = tl.full((C, 1), 1.0, tl.float32)
-        Q = tl.full((C, 1), 1.0, tl.float32)
-        whole = a
-        for level in tl.static_range(LEVELS - 1 - i):
-            F, Q, whole = doubled(F, Q, whole, 2**level, C, 1)
-        gF, gQ, gwhole = undoubled(gF, gQ, gwhole, F, Q, whole, 2 ** (LEVELS - 1 - i), C, 1)
-        right, pair = halves(2 ** (LEVELS - 1 - i), C)
-        kept = tl.where(pair, ct, 0.0)
-        gF += tl.sum(kept * tl.trans(Q), axis=1, keep_dims=True)
-        gQ += tl.trans(tl.sum(kept * F, axis=0, keep_dims=True))
-    return gwhole
-
-
-@triton.jit
-def anchored(gx, gy, b: tl.constexpr, C: tl.constexpr, N: tl.constexpr):
-    """exp of the distance to the anchor, the last row of the left half of each block of 2b rows: of gx on right rows,
-    of gy on left rows. Gates do not grow along the chunk, so no exponent is positive."""
-    t = tl.arange(0, C)[:, None]
-    right, _ = halves(b, C)
-    anchor = block_sum(gy, t % (2 * b) == b - 1, b, C, N)
-    return tl.exp(tl.minimum(tl.where(right, gx - anchor, anchor - gy), 0.0))
-
-
-@triton.jit
-def gram(x, y, gx, gy, INCL: tl.constexpr, C: tl.constexpr, N: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
-    """[C, C]: sum_d x[t,d] y[s,d] exp(gx[t,d] - gy[s,d]) for s < t (INCL: s <= t)."""
-    out = tl.zeros((C, C), tl.float32)
-    for level in tl.static_range(LEVELS):
-        right, pair = halves(2**level, C)
-        e = anchored(gx, gy, 2**level, C, N)
-        out += tl.where(pair, tl.dot((x * e).to(OP), tl.trans((y * e).to(OP)), input_precision=IP), 0.0)
-    if INCL:
-        t = tl.arange(0, C)
-        same = tl.sum(x * y * tl.exp(gx - gy), axis=1, keep_dims=True)
-        out = tl.where(t[:, None] == t[None, :], same, out)
-    return out
-
-
-@triton.jit
-def gram_apply(m, y, gx, gy, INCL: tl.constexpr, C: tl.constexpr, N: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
-    """[C, N]: out[t,d] = sum over s < t (INCL: s <= t) of m[t,s] y[s,d] exp(gx[t,d] - gy[s,d])."""
-    out = tl.zeros((C, N), tl.float32)
-    for level in tl.static_range(LEVELS):
-        right, pair = halves(2**level, C)
-        e = anchored(gx, gy, 2**level, C, N)
-        out += tl.where(right, e, 0.0) * tl.dot(tl.where(pair, m, 0.0).to(OP), (y * e).to(OP), input_precision=IP)
-    if INCL:
-        t = tl.arange(0, C)
-        own = tl.sum(tl.where(t[:, None] == t[None, :], m, 0.0), axis=1, keep_dims=True)
-        out += own * y * tl.exp(gx - gy)
-    return out
-
-
-@triton.jit
-def gram_apply_adjoint(m_t, x, gx, gy, INCL: tl.constexpr, C: tl.constexpr, N: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
-    """[C, N]: out[s,d] = sum over t > s (INCL: t >= s) of m[t,s] x[t,d] exp(gx[t,d] - gy[s,d]); `m_t` is m transposed."""
-    out = tl.zeros((C, N), tl.float32)
-    for level in tl.static_range(LEVELS):
-        right, pair = halves(2**level, C)
-        e = anchored(gx, gy, 2**level, C, N)
-        out += tl.where(right, 0.0, e) * tl.dot(tl.where(tl.trans(pair), m_t, 0.0).to(OP), (x * e).to(OP), input_precision=IP)
-    if INCL:
-        t = tl.arange(0, C)
-        own = tl.sum(tl.where(t[:, None] == t[None, :], m_t, 0.0), axis=1, keep_dims=True)
-        out += own * x * tl.exp(gx - gy)
-    return out
-
-
-@triton.jit
-def inverse(A, C: tl.constexpr, LEVELS: tl.constexpr, IP: tl.constexpr):
-    """(I - A)^-1 for strictly lower A, by merging diagonal blocks: the inverse of a block of 2b rows from those of its
-    halves is T + T A_21 T. Never a power series on the full tile."""
     t = tl.arange(0, C)
-    T = tl.where(t[:, None] == t[None, :], 1.0, 0.0)
-    for level in tl.static_range(LEVELS):
-        right, pair = halves(2**level, C)
-        below = tl.dot(tl.where(pair, A, 0.0), T, input_precision=IP)
-        T += tl.dot(T, below, input_precision=IP)
-    return T
+    out = tl.where(halves(1, C), 1.0, 0.0)
+    for i in tl.static_range(1, LEVELS):
+        D = tl.load(levels + (i - 1) * C + t)
+        out += tl.where(halves(2**i, C), D[:, None] * D[None, :], 0.0)
+    return out
+
+
+@triton.jit
+def spans_gate(spans, ct, OP: tl.constexpr, IP: tl.constexpr):
+    """[C, 1]: the gradient of sum(ct * spans) by a: sum_{s<i<t} ct[t,s] spans[t,i] spans[i,s]."""
+    through = tl.dot(ct.to(OP), tl.trans(spans.to(OP)), input_precision=IP)
+    return tl.trans(tl.sum(spans * through, axis=0, keep_dims=True))
 
 
 @triton.jit
@@ -234,3 +110,104 @@ def shift(x, fill, by: tl.constexpr, C: tl.constexpr, N: tl.constexpr):
 def combine_scan(a1, x1, a2, x2):
     """Two steps of h = a h + x as one."""
     return a1 * a2, a2 * x1 + x2
+
+
+@triton.jit
+def solve_kernel(system_ptr, inverse_ptr, counts, H, M: tl.constexpr, WIDE: tl.constexpr, IP: tl.constexpr):
+    """(I - A)^-1 of every chunk and head, A strictly lower, M x M in float32: it is overwritten. Blocks of 16 rows by
+    substitution, then one row of blocks after the other. Never a power series."""
+    chunk = tl.program_id(0).to(tl.int64)
+    if tl.load(counts + chunk) == 0:
+        return
+    base = (chunk * H + tl.program_id(1)) * M * M
+    A = system_ptr + base
+    r = tl.arange(0, 16)
+    first = tl.arange(0, WIDE // 16) * 16  # of each block
+    real = first < M
+    T = tl.broadcast_to(tl.where(r[:, None] == r[None, :], 1.0, 0.0)[None, :, :], (WIDE // 16, 16, 16))
+    for i in range(1, 16):
+        row = tl.load(A + (first + i)[:, None] * M + first[:, None] + r[None, :], mask=real[:, None], other=0.0)
+        row = tl.sum(row[:, :, None] * T, axis=1) + tl.where(r == i, 1.0, 0.0)[None, :]
+        T = tl.where(r[None, :, None] == i, row[:, None, :], T)
+    at = (first[:, None, None] + r[None, :, None]) * M + first[:, None, None] + r[None, None, :]
+    tl.debug_barrier()
+    tl.store(A + at, T, mask=real[:, None, None])
+    tl.debug_barrier()
+    line = tl.arange(0, WIDE)
+    lower = (line[None, :] // 16 <= line[:, None] // 16) & (line < M)[:, None]
+    for i in range(1, M // 16):
+        above = tl.load(A + line[:, None] * M + line[None, :], mask=lower & (line[:, None] < 16 * i), other=0.0)
+        rows = A + (16 * i + r)[:, None] * M
+        left = tl.load(rows + line[None, :], mask=line[None, :] < 16 * i, other=0.0)
+        own = tl.load(rows + (16 * i + r)[None, :])
+        left = tl.dot(own, tl.dot(left, above, input_precision=IP), input_precision=IP)
+        tl.debug_barrier()
+        tl.store(rows + line[None, :], left, mask=line[None, :] < 16 * i)
+        tl.debug_barrier()
+    whole = tl.load(A + line[:, None] * M + line[None, :], mask=lower, other=0.0)
+    inside = (line < M)[:, None] & (line < M)[None, :]
+    tl.store(inverse_ptr + base + line[:, None] * M + line[None, :], whole, mask=inside)
+
+
+@triton.jit
+def levels_kernel(decay_ptr, levels_ptr, counts, H, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr):
+    """Products of a decay [C, N] for blocks of 2b tokens, b = 2, 4, ... C/2: [LEVELS - 1, C, N] per chunk and head. Row t in the
+    right half of a block holds prod of a[i] over mid <= i < t, in the left half over t < i < mid. WIDE levels at once."""
+    chunk = tl.program_id(0).to(tl.int64)
+    if tl.load(counts + chunk) == 0:
+        return
+    lane = tl.program_id(1) * LANES + tl.arange(0, LANES)
+    real = lane < H * N
+    head, column = lane // N, lane % N
+    a = decay_ptr + (chunk * H + head) * C * N + column
+    number = tl.arange(0, WIDE)
+    b = (2 << number)[:, None]
+    out = levels_ptr + ((chunk * H + head) * (LEVELS - 1) * C * N + column)[None, :] + (number * C * N)[:, None]
+    kept = real[None, :] & (number < LEVELS - 1)[:, None]
+    F = tl.full((WIDE, LANES), 1.0, tl.float32)
+    for t in tl.range(0, C, loop_unroll_factor=8):
+        F = tl.where(t % b == 0, 1.0, F)
+        tl.store(out + t * N, F, mask=kept & ((t // b) % 2 == 1))
+        F *= tl.load(a + t * N, mask=real, other=0.0)[None, :]
+    Q = tl.full((WIDE, LANES), 1.0, tl.float32)
+    for back in tl.range(0, C, loop_unroll_factor=8):
+        t = C - 1 - back
+        Q = tl.where((t + 1) % b == 0, 1.0, Q)
+        tl.store(out + t * N, Q, mask=kept & ((t // b) % 2 == 0))
+        Q *= tl.load(a + t * N, mask=real, other=0.0)[None, :]
+
+
+@triton.jit
+def gate_kernel(decay_ptr, levels_ptr, products_ptr, gate_ptr, counts, H, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr):
+    """The gradient of a decay [C, N] from those of its level products: row recurrences, no division."""
+    chunk = tl.program_id(0).to(tl.int64)
+    if tl.load(counts + chunk) == 0:
+        return
+    lane = tl.program_id(1) * LANES + tl.arange(0, LANES)
+    real = lane < H * N
+    head, column = lane // N, lane % N
+    at = (chunk * H + head) * C * N + column
+    a, out = decay_ptr + at, gate_ptr + at
+    number = tl.arange(0, WIDE)
+    b = (2 << number)[:, None]
+    table = ((chunk * H + head) * (LEVELS - 1) * C * N + column)[None, :] + (number * C * N)[:, None]
+    kept = real[None, :] & (number < LEVELS - 1)[:, None]
+    R = tl.zeros((WIDE, LANES), tl.float32)
+    for back in tl.range(0, C, loop_unroll_factor=4):
+        t = C - 1 - back
+        mine = kept & ((t // b) % 2 == 1)
+        D = tl.load(levels_ptr + table + t * N, mask=mine, other=0.0).to(tl.float32)
+        g = tl.load(products_ptr + table + t * N, mask=mine, other=0.0).to(tl.float32)
+        R = tl.where((t + 1) % b == 0, 0.0, R)
+        tl.store(out + t * N, tl.sum(R * D, axis=0), mask=real)
+        R = g + tl.load(a + t * N, mask=real, other=0.0)[None, :] * R
+    tl.debug_barrier()
+    L = tl.zeros((WIDE, LANES), tl.float32)
+    for t in tl.range(0, C, loop_unroll_factor=4):
+        mine = kept & ((t // b) % 2 == 0)
+        D = tl.load(levels_ptr + table + t * N, mask=mine, other=0.0).to(tl.float32)
+        g = tl.load(products_ptr + table + t * N, mask=mine, other=0.0).to(tl.float32)
+        L = tl.where(t % b == 0, 0.0, L)
+        before = tl.load(out + t * N, mask=real, other=0.0).to(tl.float32)
+        tl.store(out + t * N, before + tl.sum(L * D, axis=0), mask=real)
+        L = g + tl.load(a + t * N, mask=real, other=0.0)[None, :] * L

@@ -134,7 +134,7 @@ def _affine(b: Builder, node: Node, index: int, plain: dict[int, Tile], forms: d
             sides = []
             for form, tile in zip(args, tiles, strict=True):
                 if form is None:
-                    sides.append(Affine(tile))
+                    sides.append(Affine(b.expand(tile, node.shape)))
                 elif tile.shape == node.shape:
                     sides.append(form)
                 else:

@@ -18,16 +18,21 @@ class Target:
     dot_rate: float  # flops per second in large products
     exp_rate: float  # exponentials per second
     step: float  # seconds
+    source: str = "estimate"  # of bandwidth and dot_rate: "measured" (copy, large products), "published" or "estimate"
 
 
-# h200: copy and product rates measured; ada and turing: data sheets; cpu and every `step`: estimates that rank plans
+# ada: an RTX 4090 with round figures; every `exp_rate` but the first two, and every `step`: estimates that rank plans
 TARGETS: dict[str, Target] = {
     row.name: row
     for row in (
         Target("cpu", 2, 0, 0, 1.2e10, 6e10, 8e8, 6e-6),
-        Target("h200", 132, 227 * 1024, 65536, 4.27e12, 7.3e14, 4.2e12, 1.5e-6),
-        Target("ada", 128, 99 * 1024, 65536, 1.0e12, 1.6e14, 5.2e12, 1.5e-6),
-        Target("turing", 40, 64 * 1024, 65536, 3.2e11, 6.5e13, 1.0e12, 2.0e-6),
+        Target("h200", 132, 227 * 1024, 65536, 4.27e12, 7.3e14, 4.2e12, 1.5e-6, "measured"),
+        Target("h100", 132, 227 * 1024, 65536, 3.35e12, 9.89e14, 3.9e12, 1.5e-6, "published"),
+        Target("a100", 108, 163 * 1024, 65536, 2.04e12, 3.12e14, 2.4e12, 1.5e-6, "published"),
+        Target("l4", 58, 99 * 1024, 65536, 3.0e11, 1.21e14, 1.9e12, 1.5e-6, "published"),
+        Target("rtx4090", 128, 99 * 1024, 65536, 1.01e12, 1.65e14, 5.2e12, 1.5e-6, "published"),
+        Target("ada", 128, 99 * 1024, 65536, 1.0e12, 1.6e14, 5.2e12, 1.5e-6, "published"),
+        Target("turing", 40, 64 * 1024, 65536, 3.2e11, 6.5e13, 1.0e12, 2.0e-6, "published"),
     )
 }
 

@@ -22,6 +22,7 @@ class Tiles:
     chunk_warps: int
     serial_warps: int
     stages: int
+    columns: int = 64  # of a tile without state rows that a chunk kernel has at once
 
 
 def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: int) -> tuple[Tiles, ...]:
@@ -36,8 +37,8 @@ def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: 
     if min((w for w in widths if w > 1), default=64) < 64:
         # 64-row dots with a side of 16 gave wrong values and illegal accesses on an H200 (Triton 3.6)
         chunk = min(chunk, 32)
-    if levelled:  # a level for each doubling: longer chunks take minutes to compile
-        chunk = 16
+    if levelled:  # a level for each doubling
+        chunk = min(chunk, 32)
     chunk = max(16, min(chunk, 64 // _power(slots)))
     block = 64 if operand_bytes == 2 and wide <= 128 else 32 if wide <= 128 else 16
     lengths = [c for c in (64, 32, 16) if c <= chunk]

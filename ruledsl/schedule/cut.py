@@ -1,0 +1,393 @@
+"""Cut the forward and gradient programs of a rule into kernels.
+
+*Serial* is what depends on the carried state and feeds it; the rest is *free*. Everything free that a serial kernel
+uses and that has no axis of state rows is made ahead of it, in chunk kernels that run in parallel, so that the chain of
+one chunk after the other holds nothing but its own products. An output joins the serial kernel when it does not contract
+rows of the state; else the entering states are kept and a chunk kernel follows.
+
+Backward: a sweep that carries the states again and keeps the one entering each chunk, a reverse kernel that carries
+and keeps the states' gradients, chunk kernels for every other gradient. Products that a serial kernel makes anyway
+and a later kernel needs are kept too: their bytes are fewer than those of the state they would be made from.
+
+Three things are kernels of their own, between the chunk kernels that make their arguments and those that use them: the
+inverse of a chunk's system, the level products of a diagonal decay, and the gradient of such a decay.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from ruledsl.chunk.program import PortKind, Program, Result, ResultKind
+from ruledsl.schedule.graph import CHAINS, Graph
+from ruledsl.schedule.kernels import Buffer, Carry, Kernel, Kernels, Mode
+
+_PURPOSE = {
+    "forward": "Chunk after chunk, the state in registers: outputs and the final state.",
+    "sweep": "The states again, chunk after chunk; keeps the one that enters each chunk.",
+    "reverse": "The gradient of the state, last chunk first; keeps the one of the state that leaves each chunk.",
+    Mode.SOLVE: "The inverse of every chunk's system.",
+    Mode.LEVELS: "Products of the decays inside blocks of tokens.",
+    Mode.GATE: "The gradient of the decays.",
+}
+MOST_SUMS = 3  # products over state rows in one chunk kernel that does anything else
+_AFTER = "Outputs of every chunk, from the state that enters it."
+_GRADIENTS = (
+    "Gradients of every chunk's inputs, from the state that enters it and the gradient of the state that leaves it."
+)
+_ELEMENTWISE = frozenset({"map", "select", "cast", "transpose", "expand", "mask"})
+_IN_PLACE = _ELEMENTWISE | {"dot"}  # with state rows: made where it is used; the serial chain does not wait for it
+
+
+def cut(forward: Program, gradient: Program) -> Kernels:
+    """`gradient` has the states among its results (`differentiate(..., keep_states=True)`)."""
+    f, g = Graph(forward), Graph(gradient)
+    return Kernels(_forward(f), _backward(g))
+
+
+def _forward(graph: Graph) -> tuple[Kernel, ...]:
+    carries = _carries(graph, PortKind.STATE)
+    outputs = [r for r in graph.program.results if r.kind is ResultKind.OUTPUT]
+    carried = [c.enter for c in carries]
+    inside = [r for r in outputs if not graph.mixes_rows([r.node], carried)]
+    after = [r for r in outputs if r not in inside]
+    cutter = Cutter(graph, "forward")
+    cutter.serial("forward", carries, inside, keep="enter" if after else "")
+    cutter.ahead("forward_after", (), after, _AFTER)
+    return tuple(cutter.kernels)
+
+
+def _backward(graph: Graph) -> tuple[Kernel, ...]:
+    cutter = Cutter(graph, "gradient")
+    states, cotangents = _carries(graph, PortKind.STATE), _carries(graph, PortKind.COTANGENT)
+    gradients = [
+        r for r in graph.program.results
+        if r.kind is ResultKind.GRADIENT and not (r.port is not None and r.port.kind is PortKind.STATE)
+    ]  # fmt: skip
+    wanted = [r.node for r in gradients]
+    entering = {c.enter for c in states}
+    swept = _made(graph, states, ())
+    back = _made(graph, cotangents, entering)
+    if states:
+        kept = _kept(graph, swept, [*wanted, *(c.leave for c in cotangents)], entering)
+        cutter.serial("sweep", states, [], keep="enter", also=kept)
+    if cotangents:
+        early = [r for r in gradients if _comes_along(graph, r.node, back)]
+        gradients = [r for r in gradients if r not in early]
+        kept = _kept(graph, back, [r.node for r in gradients], {c.enter for c in cotangents} | set(cutter.memory))
+        cutter.serial("reverse", cotangents, early, keep="leave", also=kept)
+    cutter.ahead("gradients", (), gradients, _GRADIENTS)
+    return tuple(cutter.kernels)
+
+
+def _carries(graph: Graph, kind: PortKind) -> tuple[Carry, ...]:
+    """Carried values of the forward (kind STATE) or the gradient direction (kind COTANGENT)."""
+    states = dict(graph.results(ResultKind.STATE))
+    leaving = states if kind is PortKind.STATE else dict(graph.results(ResultKind.GRADIENT, PortKind.STATE))
+    enter = graph.ports(kind, states)
+    return tuple(Carry(name, enter[name], leaving[name]) for name in states if name in enter)
+
+
+def _made(graph: Graph, carries: tuple[Carry, ...], known: Iterable[int]) -> frozenset[int]:
+    """What a serial kernel computes from what it carries."""
+    carried = {c.enter for c in carries}
+    needed = graph.ancestors([c.leave for c in carries], carried | set(known))
+    return (needed & graph.dependents(carried)) - carried
+
+
+def _kept(graph: Graph, made: frozenset[int], wanted: list[int], known: set[int]) -> list[int]:
+    """The products among `made` that the nodes wanted later would need again."""
+    found, seen, todo = set(), set(), list(wanted)
+    while todo:
+        index = todo.pop()
+        if index in seen or index in known:
+            continue
+        seen.add(index)
+        if index in made and graph.op(index) == "dot" and graph.large(index) and graph.owned(index):
+            found.add(index)
+        else:
+            todo += graph.args(index)
+    return sorted(found)
+
+
+def _comes_along(graph: Graph, result: int, made: frozenset[int]) -> bool:
+    """Is a result an element-wise function of what a serial kernel makes?"""
+    found, todo = False, [result]
+    while todo:
+        index = todo.pop()
+        if index in made:
+            found = True
+        elif graph.op(index) in _ELEMENTWISE and index not in graph.heavy:
+            todo += graph.args(index)
+        elif not graph.trivial(index):
+            if graph.op(index) not in _ELEMENTWISE:
+                return False
+            todo += graph.args(index)
+    return found and graph.owned(result)
+
+
+@dataclass(slots=True)
+class Cutter:
+    """The kernels of one direction, in order, and what is in memory after them."""
+
+    graph: Graph
+    program: str
+    kernels: list[Kernel] = field(default_factory=list)
+    memory: dict[int, Buffer] = field(default_factory=dict)  # values, by node
+    levels: dict[int, Buffer] = field(default_factory=dict)  # level products, by the node of the decay
+
+    def serial(
+        self, name: str, carries: tuple[Carry, ...], results: list[Result], keep: str, also: Iterable[int] = ()
+    ) -> None:
+        """A serial kernel and what is made ahead of it. `keep`: word for the buffers of the values that enter each chunk,
+        "" if they are not kept; `also`: nodes to keep."""
+        graph = self.graph
+        carried = {c.enter for c in carries}
+        targets = [*(c.leave for c in carries), *(r.node for r in results), *also]
+        crossing = self._crossing(targets, carried)
+        readers = graph.ancestors(targets, carried | set(self.memory) | set(crossing))
+        self.ahead(
+            f"{name}_prepare", crossing, (), f"What `{name}_kernel` needs of every chunk and does not depend on the state.",
+            lambda i: graph.large(i) and graph.only_operand(i, readers),
+        )  # fmt: skip
+        stop = carried | set(self.memory)
+        split = not graph.mixes_rows(targets, stop)
+        reads = self._reads(targets, carried)
+        kept = tuple(Buffer(f"{keep}_{c.state}", c.enter, True) for c in carries) if keep else (None,) * len(carries)
+        writes = tuple(Buffer(f"{name}_{graph.word(i)}_{i}", i, True) for i in also)
+        self.kernels.append(Kernel(
+            name, self.program, Mode.SERIAL, _PURPOSE[name], reads, writes, tuple(results),
+            tuple(replace(c, keep=b) for c, b in zip(carries, kept, strict=True)), name == "reverse", split, graph.rows,
+        ))  # fmt: skip
+        self.memory |= {b.node: b for b in (*writes, *kept) if b is not None}
+
+    def _crossing(self, targets: list[int], carried: set[int]) -> list[int]:
+        """The free values that cross into a serial kernel: all but what comes from the caller as it is, and cheap
+        functions of tiles with state rows."""
+        graph = self.graph
+        depends = graph.dependents(carried)
+        cross: set[int] = set()
+        seen: set[int] = set()
+        todo = list(targets)
+        while todo:
+            index = todo.pop()
+            if index not in depends:
+                index = graph.bare(index)
+            if index in seen or index in carried or index in self.memory or self._block_of(index):
+                continue
+            seen.add(index)
+            if index in depends:
+                todo += graph.args(index)
+            elif graph.op(index) == "block":
+                cross.add(graph.args(index)[0])
+            elif graph.owned(index) and graph.op(index) in _IN_PLACE:
+                todo += graph.args(index)
+            elif not graph.trivial(index) and not self._masked_leaf(index):
+                cross.add(index)
+        return sorted(cross)
+
+    def _masked_leaf(self, index: int) -> bool:
+        """What comes from the caller, with padding tokens cleared."""
+        return self.graph.op(index) == "select" and all(self.graph.trivial(a) for a in self.graph.args(index))
+
+    def _block_of(self, index: int) -> bool:
+        """A block of an inverse that is in memory."""
+        return self.graph.op(index) == "block" and self.graph.args(index)[0] in self.memory
+
+    # ------------------------------------------------------------------------------------------- chunk kernels
+
+    def ahead(
+        self, name: str, wanted: Iterable[int], results: Iterable[Result], purpose: str,
+        operand: Callable[[int], bool] | None = None,
+    ) -> None:  # fmt: skip
+        """Chunk kernels that put nodes into memory and store results, and the library kernels between them. A node's
+        stage is how many library kernels are behind it."""
+        results = list(results)
+        stage = self._stages(self._row_sums([r.node for r in results]))
+        plan = _Plan(self, stage)
+        for index in wanted:
+            plan.request(index)
+        for r in results:
+            plan.results[stage[r.node]].append(r)
+        plan.close()
+        graph = self.graph
+        operand = operand or graph.large
+        last = max([*plan.nodes, *plan.gates, *plan.results], default=-1)
+        for at in range(last + 1):
+            nodes = sorted(plan.nodes[at])
+            stem = f"{name}_{at + 1}" if at else name
+            writes = [Buffer(f"{name}_{graph.word(i)}_{i}", i, operand(i) and i not in plan.exact) for i in nodes]
+            writes += [Buffer(f"{name}_products_{g}", g, True, levels=True) for g in sorted(plan.gates[at])]
+            made = tuple(plan.results[at])
+            if writes or made:
+                gates = [a for g in plan.gates[at] for a in self.gate_arguments(g)]
+                targets = [*nodes, *(r.node for r in made), *gates]
+                rows = self._blocks(targets)
+                self.kernels.append(Kernel(
+                    stem, self.program, Mode.CHUNK, purpose, self._reads(targets, ()), tuple(writes), made,
+                    rows=rows, columns=rows != graph.rows,
+                ))  # fmt: skip
+                self.memory |= {b.node: b for b in writes if not b.levels}
+            self._library(name, plan, at, {b.node: b for b in writes if b.levels})
+
+    def _library(self, name: str, plan: _Plan, at: int, products: dict[int, Buffer]) -> None:
+        """The library kernels whose arguments are there now."""
+        graph = self.graph
+        for index in sorted(i for i in plan.decays if plan.stage[i] == at):
+            out = Buffer(f"{name}_levels_{index}", index, graph.large(index), levels=True)
+            self._add(f"{name}_levels_{index}", Mode.LEVELS, (self.memory[index],), out)
+            self.levels[index] = out
+        for index in sorted(i for i in plan.inverses if plan.stage[i] == at + 1):
+            source = self.memory[graph.args(index)[0]]
+            out = Buffer(f"{name}_inverse_{index}", index, not graph.system(index))
+            self._add(f"{name}_solve_{index}", Mode.SOLVE, (source,), out)
+            self.memory[index] = out
+        for index, buffer in products.items():
+            decay = graph.args(index)[CHAINS["chain_gate"]]
+            out = Buffer(f"{name}_gate_{index}", index, True)
+            self._add(f"{name}_gate_{index}", Mode.GATE, (self.memory[decay], self.levels[decay], buffer), out)
+            self.memory[index] = out
+
+    def _add(self, name: str, mode: Mode, reads: tuple[Buffer, ...], out: Buffer) -> None:
+        self.kernels.append(Kernel(name, self.program, mode, _PURPOSE[mode], reads, (out,)))
+
+    def _blocks(self, targets: list[int]) -> int | None:
+        """The axis that a chunk kernel visits in blocks: the state's rows if it has any, else the most frequent one."""
+        graph = self.graph
+        made = graph.ancestors(targets, self.memory)
+        count = Counter(c for i in made for c in graph.axes.of[i] if c is not None and c not in graph.axes.mixed)
+        if graph.rows in count:
+            return graph.rows
+        return max(sorted(count), key=count.__getitem__, default=None)
+
+    def gate_arguments(self, gate: int) -> list[int]:
+        """All arguments of a `chain_gate` but the decay."""
+        args = list(self.graph.args(gate))
+        del args[CHAINS["chain_gate"]]
+        return args
+
+    def _row_sums(self, targets: list[int]) -> frozenset[int]:
+        """Products over state rows that get a kernel of their own, since there are many of them: their sums would fill the
+        registers of the one that goes on with them."""
+        graph = self.graph
+        found = [i for i in graph.ancestors(targets, self.memory) if i not in self.memory and graph.contracts_rows(i)]
+        return frozenset(found if sum(map(graph.large, found)) > MOST_SUMS else ())
+
+    def _stages(self, sums: frozenset[int]) -> dict[int, int]:
+        graph = self.graph
+        stage: dict[int, int] = {}
+        for index, node in enumerate(graph.program.nodes):
+            if index in self.memory:
+                stage[index] = 0
+                continue
+            place = CHAINS.get(node.op)
+            found = [stage[a] + (a in sums) for i, a in enumerate(node.args) if i != place]
+            if place is not None:
+                decay = node.args[place]
+                found.append(0 if decay in self.levels else stage[decay] + 1)
+            stage[index] = max(found, default=0) + (node.op in ("inverse", "chain_gate"))
+        return stage
+
+    def _reads(self, targets: Iterable[int], carried: Iterable[int]) -> tuple[Buffer, ...]:
+        """What computing the targets reads from memory."""
+        graph = self.graph
+        stop = set(self.memory) | set(carried)
+        targets = list(targets)
+        values: dict[int, Buffer] = {}
+        tables: dict[int, Buffer] = {}
+        seen: set[int] = set()
+        todo = targets
+        while todo:
+            index = todo.pop()
+            if index in seen:
+                continue
+            seen.add(index)
+            if index in stop:
+                if index in self.memory:
+                    values[index] = self.memory[index]
+                continue
+            place = CHAINS.get(graph.op(index))
+            if place is not None and graph.args(index)[place] in self.levels:
+                tables[graph.args(index)[place]] = self.levels[graph.args(index)[place]]
+            todo += [a for i, a in enumerate(graph.args(index)) if i != place]
+        return (*(values[i] for i in sorted(values)), *(tables[i] for i in sorted(tables)))
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What the chunk kernels of each stage write and store, as it becomes known."""
+
+    cutter: Cutter
+    stage: dict[int, int]
+    nodes: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    gates: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    results: defaultdict[int, list[Result]] = field(default_factory=lambda: defaultdict(list))
+    inverses: set[int] = field(default_factory=set)
+    decays: set[int] = field(default_factory=set)
+    exact: set[int] = field(default_factory=set)  # nodes that stay in float32
+
+    def request(self, index: int) -> None:
+        """The node is to be in memory."""
+        graph = self.cutter.graph
+        if index in self.cutter.memory:
+            return
+        match graph.op(index):
+            case "inverse":
+                self.inverses.add(index)
+                self._exactly(graph.args(index)[0])
+            case "chain_gate":
+                self.gates[self.stage[index] - 1].add(index)
+                decay = graph.args(index)[CHAINS["chain_gate"]]
+                self._levels(decay)
+                self._exactly(decay)
+            case _:
+                self.nodes[self.stage[index]].add(index)
+
+    def _exactly(self, index: int) -> None:
+        self.exact.add(index)
+        if index not in self.cutter.memory:
+            self.nodes[self.stage[index]].add(index)
+
+    def _levels(self, decay: int) -> None:
+        if decay not in self.cutter.levels:
+            self.decays.add(decay)
+            self._exactly(decay)
+
+    def close(self) -> None:
+        """Add what the requested needs: library kernels, and heavy values of earlier stages."""
+        at = max([*self.nodes, *self.gates, *self.results], default=-1)
+        while at >= 0:
+            targets = [*self.nodes[at], *(r.node for r in self.results[at])]
+            targets += [a for g in self.gates[at] for a in self.cutter.gate_arguments(g)]
+            self._walk(at, targets)
+            at -= 1
+
+    def _walk(self, at: int, targets: list[int]) -> None:
+        graph, memory = self.cutter.graph, self.cutter.memory
+        own, seen, todo = self.nodes[at] | {r.node for r in self.results[at]}, set(), list(targets)
+        while todo:
+            index = todo.pop()
+            if index in seen or index in memory or graph.trivial(index):
+                continue
+            seen.add(index)
+            op = graph.op(index)
+            early = index not in own and self.stage[index] < at and index in graph.late and op != "block"
+            if op in ("inverse", "chain_gate") or (early and self._worth_keeping(index)):
+                self.request(index)
+                continue
+            place = CHAINS.get(op)
+            if place is not None:
+                self._levels(graph.args(index)[place])
+            todo += [a for i, a in enumerate(graph.args(index)) if i != place]
+
+    def _worth_keeping(self, index: int) -> bool:
+        """Not an element-wise function of at most one large tile that would be kept in its place."""
+        graph, large, todo = self.cutter.graph, set(), [index]
+        while todo:
+            i = todo.pop()
+            if graph.op(i) in _ELEMENTWISE and i in graph.late and i not in self.cutter.memory:
+                todo += graph.args(i)
+            elif i in graph.late and graph.large(i):
+                large.add(i)
+        return index in large or len(large) > 1 or graph.op(index) not in _ELEMENTWISE

@@ -1,0 +1,148 @@
+"""A program with the questions that cutting it into kernels asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ruledsl.chunk.program import PortKind, Program, ResultKind, Rows
+from ruledsl.schedule.attributes import integer
+from ruledsl.schedule.axes import Axes, axes
+
+HEAVY = frozenset({
+    "dot", "gram", "gram_apply", "chain_gram", "chain_apply", "chain_gate", "spans", "spans_gate", "inverse", "scan",
+})  # fmt: skip
+CHAINS = {
+    "chain_gram": 2,
+    "chain_apply": 2,
+    "chain_gate": 2,
+    "spans": 0,
+}  # operations with level products: of which argument
+_LEAVES = frozenset({"input", "const", "full", "eye"})
+_PLAIN = frozenset({"cast", "transpose"})
+
+
+class Graph:
+    """`rows` is the axis class of the state's rows: of several states with different row axes, the first that has one."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.axes: Axes = axes(program)
+        self.heavy = self._closure(self._is_heavy)
+        self._fixed = self._numbers()
+        self.rows: int | None = None
+        for index in self.ports(PortKind.STATE).values():
+            if self.rows is None:
+                self.rows = self.axes.of[index][0]
+        self.late = self._closure(lambda i: self.contracts_rows(i) or self.op(i) in ("inverse", "chain_gate"))
+
+    def op(self, index: int) -> str:
+        return self.program.nodes[index].op
+
+    def args(self, index: int) -> tuple[int, ...]:
+        return self.program.nodes[index].args
+
+    def _numbers(self) -> frozenset[int]:
+        """Numbers that do not depend on the token."""
+        found: set[int] = set()
+        for index, node in enumerate(self.program.nodes):
+            leaf = node.op in _LEAVES or all(a in found for a in node.args)
+            if leaf and node.shape == (1, 1):
+                found.add(index)
+        return frozenset(found)
+
+    def _is_heavy(self, index: int) -> bool:
+        node = self.program.nodes[index]
+        if node.op == "dot":
+            m, n = node.shape
+            return m != 1 or n != 1
+        return node.op in HEAVY
+
+    def _closure(self, seed: Callable[[int], bool]) -> frozenset[int]:
+        inside: set[int] = set()
+        for index, node in enumerate(self.program.nodes):
+            if seed(index) or any(a in inside for a in node.args):
+                inside.add(index)
+        return frozenset(inside)
+
+    def ports(self, kind: PortKind, names: Iterable[str] | None = None) -> dict[str, int]:
+        """Node index of each port of a kind, by name."""
+        found = {}
+        for index, node in enumerate(self.program.nodes):
+            if node.op == "input":
+                port = self.program.ports[integer(node)]
+                if port.kind is kind and (names is None or port.name in names):
+                    found[port.name] = index
+        return found
+
+    def dependents(self, sources: Iterable[int]) -> frozenset[int]:
+        seeds = set(sources)
+        return self._closure(lambda i: i in seeds)
+
+    def ancestors(self, targets: Iterable[int], stop: Iterable[int] = ()) -> frozenset[int]:
+        """Everything the targets need, not looking behind `stop`."""
+        seen: set[int] = set()
+        todo, ends = list(targets), set(stop)
+        while todo:
+            index = todo.pop()
+            if index not in seen:
+                seen.add(index)
+                if index not in ends:
+                    todo += self.args(index)
+        return frozenset(seen)
+
+    def owned(self, index: int) -> bool:
+        """Has the tile an axis of state rows?"""
+        return self.rows is not None and self.rows in self.axes.of[index]
+
+    def contracts_rows(self, index: int) -> bool:
+        """Does the node sum over rows of the state?"""
+        return self.rows is not None and self.axes.contracted(self.program, index) == self.rows
+
+    def large(self, index: int) -> bool:
+        """Neither a single row, nor a single column."""
+        return 1 not in self.program.nodes[index].shape
+
+    def trivial(self, index: int) -> bool:
+        """Read from the caller's memory or made from nothing: never worth a buffer."""
+        return index in self._fixed or self.op(index) in _LEAVES
+
+    def bare(self, index: int) -> int:
+        """Behind casts and transposes."""
+        while self.op(index) in _PLAIN:
+            index = self.args(index)[0]
+        return index
+
+    def mixes_rows(self, targets: Iterable[int], known: Iterable[int]) -> bool:
+        """Does computing the targets contract (or permute) rows of the state?"""
+        if self.rows is None:
+            return False
+        if self.rows in self.axes.mixed:
+            return True
+        ends = set(known)
+        return any(i not in ends and self.contracts_rows(i) for i in self.ancestors(targets, ends))
+
+    def only_operand(self, index: int, readers: Iterable[int]) -> bool:
+        """Do the readers use the node in dots between large tiles alone?"""
+        among = list(readers)
+        users = [u for u in among if index in self.args(u) and u != index]
+        return bool(users) and all(
+            (self.op(u) == "dot" and self.large(u)) or (self.op(u) in _PLAIN and self.only_operand(u, among))
+            for u in users
+        )
+
+    def word(self, index: int) -> str:
+        """What the node is called after."""
+        node = self.program.nodes[index]
+        return str(node.attr) if node.op == "map" else node.op
+
+    def system(self, index: int) -> bool:
+        """Is the node an inverse, or the argument of one, of several rows for each token?"""
+        axis = self.program.nodes[index].shape[0]
+        return self.op(index) in ("inverse", "blocks") and isinstance(axis, Rows) and axis.slots > 1
+
+    def results(self, kind: ResultKind, port: PortKind | None = None) -> list[tuple[str, int]]:
+        """Name and node of the results of a kind, of those of a port's kind."""
+        return [
+            (r.name, r.node) for r in self.program.results
+            if r.kind is kind and (port is None or (r.port is not None and r.port.kind is port))
+        ]  # fmt: skip
