@@ -97,6 +97,7 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
     from ruledsl.chunk.pull_scales import pull_scales
     from ruledsl.chunk.simplify import PASSES, simplify
     from ruledsl.schedule.gather_gates import gather_gates
+    from ruledsl.schedule.row_products import row_products
     from ruledsl.schedule.slots import without_slots
     from ruledsl.schedule.swap_rows import swap_rows
     from ruledsl.schedule.unsupported import unsupported
@@ -104,6 +105,7 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
     program = chunk(by_products(token), unrolled, sizes)
     if len(program.nodes) > MOST_KERNEL_NODES:
         raise unsupported(f"a token of more than {MOST_KERNEL_NODES:,} operations has no Triton form")
+    program = row_products(program)
     first, *rest = PASSES
     forward, backward = (
         without_slots(simplify(p, (first, pull_scales, *rest)))

@@ -208,9 +208,11 @@ class Builder:
         program: Program,
         keep: Iterable[int] | None = None,
         replace: Callable[[Node, tuple[Tile, ...]], Tile | None] | None = None,
+        made: dict[int, Tile] | None = None,
     ) -> dict[int, Tile]:
-        """Make the nodes of `program` (or those in `keep`) here; `replace` may say what a node becomes."""
-        made: dict[int, Tile] = {}
+        """Make the nodes of `program` (or those in `keep`) here; `replace` may say what a node becomes. `made`: those that
+        are here already, the others are added to it."""
+        made = {} if made is None else made
         wanted = set(range(len(program.nodes))) if keep is None else set(keep)
         for i, node in enumerate(program.nodes):
             if i not in wanted:

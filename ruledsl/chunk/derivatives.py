@@ -191,6 +191,18 @@ def _chain_apply(b: Builder, y: Tile, ct: Tile) -> Cotangents:
     return d_m, b.make("chain_apply", (m, ct, a), not y.attr), b.make("chain_gate", (rows, columns, a, m))
 
 
+def _before(b: Builder, y: Tile, ct: Tile) -> Cotangents:
+    return (b.make("before_gate", (y.args[0], ct)),)
+
+
+def _after(b: Builder, y: Tile, ct: Tile) -> Cotangents:
+    return (b.make("after_gate", (y.args[0], ct)),)
+
+
+def _whole(b: Builder, y: Tile, ct: Tile) -> Cotangents:
+    return (ct * b.make("before", y.args) * b.make("after", y.args),)
+
+
 def _spans(b: Builder, y: Tile, ct: Tile) -> Cotangents:
     return (b.make("spans_gate", (y, y.args[0], ct)),)
 
@@ -247,6 +259,9 @@ TABLE: dict[str, Row] = {
     "gram_apply": _gram_apply,
     "chain_gram": _chain_gram,
     "chain_apply": _chain_apply,
+    "before": _before,
+    "after": _after,
+    "whole": _whole,
     "spans": _spans,
     "solve": _solve,
     "inverse": _inverse,

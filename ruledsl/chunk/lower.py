@@ -125,7 +125,7 @@ class Lowering:
     def integer(self, e: Expr) -> int:
         """A number that the rule fixes."""
         match e:
-            case typed.Number(value) if value == int(value):
+            case typed.Number(value) if float(value).is_integer():
                 return int(value)
             case typed.SizeOf(dim) if isinstance(n := self.dim(dim), int):
                 return n

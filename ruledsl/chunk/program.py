@@ -33,6 +33,10 @@ each of the chunk's C tokens, token-major) or a size of the rule (`typed.Dim`). 
                   chain_gram, chain_apply(adjoint), chain_gate: the same for a decay tile a that may be 0 or negative: the factor is
                                              prod of a[i,d] over s < i < t (exclusive at both ends, strict mask), no logarithm;
                                              args x, y, a | m, y, a | x, y, a, ct -> d a
+                  before, after, whole: of a decay tile a: row t is the product of a[i] over i < t, i > t, all i (one row)
+                  before_gate, after_gate: their adjoints, args a, ct
+                  decay_gate(parts, before, after): the sum of `parts` chain_gates and of the other two (0 or 1), args a, then x, y, ct of
+                                             each part, then ct of before, of after
                   spans        scalar decays: a is C x 1, out[t,s] = prod of a[i] over s < i < t for s < t, else 0
                   spans_gate   its adjoint: args spans, a, ct -> d a
     solve         solve(adjoint): args A (strictly lower), B: (I - A)^-1 B, adjoint: (I - A)^-T B

@@ -90,7 +90,10 @@ def _infer(op: str, args: tuple[Shape, ...], attr: Attr, wanted: Shape | None) -
         case "scan":
             _need(args[0] == args[1] and args[0][0] == Rows(1), f"scan of {_text(args)}")
             return args[0]
-        case "last":
+        case "before" | "after" | "before_gate" | "after_gate":
+            _need(all(a == args[0] for a in args) and args[0][0] == Rows(1), f"{op} of {_text(args)}")
+            return args[0]
+        case "last" | "whole":
             rows_of(args[0][0])
             return 1, args[0][1]
         case "put_last":
@@ -106,7 +109,7 @@ def _infer(op: str, args: tuple[Shape, ...], attr: Attr, wanted: Shape | None) -
             return _layout(op, args, attr, wanted)
         case "interleave" | "slot" | "blocks" | "block":
             return _slots(op, args, attr)
-        case "dot" | "gram" | "gram_apply" | "chain_gram" | "chain_apply" | "chain_gate" | "spans" | "spans_gate":
+        case "dot" | "gram" | "gram_apply" | "chain_gram" | "chain_apply" | "chain_gate" | "spans" | "spans_gate" | "decay_gate":
             return _product(op, args, attr)
         case "solve":
             _need(args[0][0] == args[0][1] == args[1][0], f"solve of {_text(args)}")
@@ -181,9 +184,10 @@ def _product(op: str, args: tuple[Shape, ...], attr: Attr) -> Shape:
             _need(args[0] == (tokens, tokens) and all(a == args[1] for a in args[1:]), f"{op} of {_text(args)}")
             return args[1]
         case "chain_gate":
-            tiles, weights = (*args[:3], *args[4::3], *args[5::3]), args[3::3]
-            _need(all(a == args[0] for a in tiles), f"{op} of {_text(args)}")
-            _need(all(w == (tokens, tokens) for w in weights), f"{op} of {_text(args)}")
+            _need(all(a == args[0] for a in args[:3]) and args[3] == (tokens, tokens), f"{op} of {_text(args)}")
+            return args[0]
+        case "decay_gate":
+            _need(all(a in (args[0], (tokens, tokens)) for a in args), f"{op} of {_text(args)}")
             return args[0]
         case "spans":
             _need(args[0] == (tokens, 1), f"spans of {_text(args)}")

@@ -190,7 +190,7 @@ class _Token:
 
     def _integer(self, e: Expr) -> int:
         match e:
-            case typed.Number(value) if value == int(value):
+            case typed.Number(value) if float(value).is_integer():
                 return int(value)
             case typed.SizeOf(dim) if isinstance(n := self._dim(dim), int):
                 return n

@@ -325,7 +325,7 @@ class Body:
         exponent = None
         if node.attr == "pow" and (e := self.program.nodes[node.args[1]]).op == "const":
             exponent = float(e.attr)  # type: ignore[arg-type]
-            if exponent == int(exponent) and 3 < abs(exponent) <= 16:
+            if float(exponent).is_integer() and 3 < abs(exponent) <= 16:
                 product = " * ".join([args[0]] * abs(int(exponent)))
                 return product if exponent > 0 else f"1.0 / ({product})"
         return spell(str(node.attr), args, exponent)

@@ -18,6 +18,7 @@ from ruledsl.emit.triton_frame import Frame
 from ruledsl.emit.triton_memory import Memory
 from ruledsl.emit.triton_names import port_name, result_name
 from ruledsl.emit.triton_recipes import Recipes
+from ruledsl.schedule.attributes import gathered
 from ruledsl.schedule.kernels import Buffer, Carry
 
 Values = dict[Demand, str]  # the name or text of what is made
@@ -69,7 +70,9 @@ class Body:
         """What a buffer is made of: its node, the blocks of a system, or a gate's level products."""
         node = self.frame.node(buffer.node)
         if buffer.levels:
-            return [(buffer.node, f"back{part}") for part in range((len(node.args) - 1) // 3)]
+            parts, *_ = gathered(node)
+            cotangents = [(a, "n") for a in node.args[1 + 3 * parts :]]
+            return [*((buffer.node, f"back{part}") for part in range(parts)), *cotangents]
         if node.op == "blocks":
             return [(block, "n") for block in node.args]
         return [(buffer.node, "n")]
@@ -151,10 +154,21 @@ class Body:
             (self.recipes.resolve(d), buffer(b, at))
             for b in kernel.writes if not b.levels for at, d in enumerate(self._written(b))
         ]  # fmt: skip
-        stores += [
-            (self._written(b)[-1], lambda value: "") for b in kernel.writes if b.levels
-        ]  # stored by what makes them
+        for b in kernel.writes:
+            stores += self._gate_stores(b) if b.levels else []
         return stores + [(self.recipes.resolve((r.node, "n")), result(r)) for r in kernel.results]
+
+    def _gate_stores(self, b: Buffer) -> list[Store]:
+        """Parts are stored by what makes them; the cotangents of `before` and `after` are stored as they are."""
+        parts, before, after = gathered(self.frame.node(b.node))
+        demands = [self.recipes.resolve(d) for d in self._written(b)]
+
+        def edge(place: str) -> Callable[[str], str]:
+            return lambda value: self.memory.store_edge(b, place, value)
+
+        places = ["(LEVELS - 1)"] * before + ["LEVELS"] * after
+        stores: list[Store] = [(demands[parts - 1], lambda value: "")] if parts else []
+        return stores + [(d, edge(place)) for d, place in zip(demands[parts:], places, strict=True)]
 
     # ------------------------------------------------------------------------------------------- statements
 
@@ -202,8 +216,9 @@ class Body:
             sums = [d for d in order if self.made[d].accumulate and level[d] == step + 1]
             out = [(d, store) for d, store in stores if d in inside and level[d] == step]
             if sums or out:
-                loop = self._needed([*sums, *(d for d, _ in out)], lambda d: d in inside or d in sums)
-                before = [a for d in loop for a in self.made[d].args if a not in inside and a not in sums]
+                within = inside | set(sums)
+                loop = self._needed([*sums, *(d for d, _ in out)], within.__contains__)
+                before = [a for d in loop for a in self.made[d].args if a not in within]
                 self._make(before, order, values, lines)
                 lines += self._block_loop([d for d in order if d in loop], values, set(sums), out)
         for d, store in stores:

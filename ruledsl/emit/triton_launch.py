@@ -11,6 +11,7 @@ from ruledsl.emit.triton_frame import Frame
 from ruledsl.emit.triton_memory import TensorKind, result_type
 from ruledsl.emit.triton_names import cotangent_name, dim_name, dim_text, result_name, safe, tensor_key, tensor_name
 from ruledsl.lang.typed import Dim, DimOp, dim_value
+from ruledsl.schedule.attributes import gathered
 from ruledsl.schedule.kernels import Kernel, Mode
 
 
@@ -109,7 +110,7 @@ def _allocate(d: Definition, made: set[str]) -> list[str]:
             made.add(b.name)
             rows, columns = (frame.count(e) for e in frame.node(b.node).shape)
             dtype = "dtype" if b.operand else "torch.float32"
-            shape = f"count, H, LEVELS - 1, {rows}, {columns}" if b.levels else f"count, H, {rows}, {columns}"
+            shape = f"count, H, LEVELS + 1, {rows}, {columns}" if b.levels else f"count, H, {rows}, {columns}"
             lines.append(f"{b.name} = torch.empty(({shape}), dtype={dtype}, device=device)")
     for r in kernel.results:
         name = result_name(r)
@@ -160,7 +161,8 @@ def _launch(d: Definition) -> list[str]:
         block = f'min(plan["columns"], B_{rows})'
     given = {"ROWS": rows, "BLOCK": block, "BLOCKS": f"-(-{rows} // {block})"}
     values += [f"{c}={given.get(c, c)}" for c in d.constants]
-    values += [f'num_warps=plan["warps"]["{kernel.mode}"]', 'num_stages=plan["stages"]']
+    stages = 'plan["stages"]' if d.serial else "1"
+    values += [f'num_warps=plan["warps"]["{kernel.mode}"]', f"num_stages={stages}"]
     blocks = f"-(-{rows} // {block})" if kernel.split and rows != "1" else "1"
     grid = f"(sequences * H, {blocks})" if d.serial else "(count, H)"
     return wrapped(f"{kernel.name}_kernel[{grid}](", values, ")")
@@ -174,7 +176,10 @@ def _launch_library(d: Definition) -> list[str]:
         given = [f"M={rows}", f"WIDE=power({rows})", "IP=IP_SOLVE", "num_warps=1"]
         grid = "(count, H)"
     else:
-        given = [f"N={columns}", "C=C", "LEVELS=LEVELS", "WIDE=power(LEVELS - 1)", "LANES=128", "num_warps=1"]
+        given = [f"N={columns}", "C=C", "LEVELS=LEVELS", "WIDE=power(LEVELS + 1)", "LANES=128", "num_warps=1"]
+        if kernel.mode is Mode.GATE:
+            parts, before, after = gathered(frame.node(kernel.writes[0].node))
+            given += [f"PARTS={parts > 0}", f"BEFORE={before}", f"AFTER={after}"]
         grid = f"(count, -(-H * {columns} // 128))"
     return wrapped(f"{LIBRARY[kernel.mode]}[{grid}](", [*tensors, "chunks.counts", "H", *given], ")")
 

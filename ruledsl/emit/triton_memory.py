@@ -63,7 +63,7 @@ class Memory:
         """Where the level products of a chunk and head begin."""
         name = self._tensor(buffer.name, TensorKind.BUFFER)
         columns = self.frame.count(self.frame.node(buffer.node).shape[1])
-        return total(pointer(name), product(_CHUNK, "(LEVELS - 1)", "C", columns))
+        return total(pointer(name), product(_CHUNK, "(LEVELS + 1)", "C", columns))
 
     def load_block(self, index: int, buffer: Buffer, orientation: str) -> str:
         """Rows of one slot and columns of another of an interleaved inverse in memory."""
@@ -117,6 +117,13 @@ class Memory:
     def store_buffer(self, name: str, index: int, value: str, orientation: str = "n") -> str:
         """A node's tile to its buffer."""
         return self._store(self._buffer_pointer(name, index, orientation), index, value, orientation)
+
+    def store_edge(self, gate: Buffer, place: str, value: str) -> str:
+        """The gradient of `before` (tile LEVELS - 1) or `after` (tile LEVELS) beside those of the level products."""
+        columns = self.frame.count(self.frame.node(gate.node).shape[1])
+        spread = self.frame.spread(gate.node, "n", "row", columns)
+        to = total(self.levels_base(gate), product(place, "C", columns), spread)
+        return self._store(to, gate.node, value, "n")
 
     def store_block(self, buffer: Buffer, at: int, value: str) -> str:
         """Block number `at`, row by row, of an interleaved system."""

@@ -8,11 +8,12 @@ from ruledsl.chunk.program import Node
 from ruledsl.emit.triton_demand import Demand, Recipe
 from ruledsl.emit.triton_frame import Frame, flip
 from ruledsl.emit.triton_memory import Memory
-from ruledsl.schedule.attributes import applied, flags
+from ruledsl.schedule.attributes import applied, flags, gathered
 from ruledsl.schedule.kernels import Buffer
 from ruledsl.schedule.unsupported import unsupported
 
 HELPERS = frozenset({"chain_gram", "chain_apply", "spans", "spans_gate", "scan"})
+FUNCTIONS = HELPERS | {"before", "after", "whole"}  # said as calls; those of HELPERS make their tile with dots
 
 
 def real_dot(frame: Frame, node: Node) -> bool:
@@ -73,6 +74,13 @@ def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
         case "spans_gate":
             spans, _, ct = node.args
             return Recipe(_plain((spans, ct)), "spans_gate({0}, {1}, OP, IP)", helpers=("spans_gate",))
+        case "before" | "after":
+            base, lanes, count = memory.levels_parts(node.args[0])
+            tile = "LEVELS" if node.op == "before" else "LEVELS + 1"
+            return Recipe((), f"level({base}, {lanes}, {tile}, {count}, C)", helpers=("level",))
+        case "whole":
+            text = "tl.reduce({0}, 0, multiply, keep_dims=True)"
+            return Recipe(_plain(node.args), text, helpers=("multiply",))
         case "chain_gram":
             x, y, decay = node.args
             text = f"chain_gram({frame.clear('{0}', x, 1, 'n')}, {{1}}, {memory.levels(decay)}, C, LEVELS, OP, IP)"
@@ -89,9 +97,8 @@ def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
 
 
 def chain_back(frame: Frame, memory: Memory, buffer: Buffer, part: int) -> Recipe:
-    """Everything that one Gram matrix of a `chain_gate` hands back: two tiles, and level products that are stored."""
-    args = list(frame.node(buffer.node).args)
-    decay = args.pop(2)
+    """Everything that one Gram matrix of a `decay_gate` hands back: two tiles, and level products that are stored."""
+    decay, *args = frame.node(buffer.node).args
     x, y, m = args[3 * part : 3 * part + 3]
     before = ((buffer.node, f"back{part - 1}"),) if part else ()
     kept = frame.mask(x, 1) or f"{frame.lanes(x, 1)[0]} >= 0"
@@ -108,13 +115,13 @@ def back_part(frame: Frame, index: int) -> tuple[Demand, int] | None:
     node = frame.node(index)
     for buffer in frame.kernel.writes:
         gate = frame.node(buffer.node)
-        if not buffer.levels or node.args[2] != gate.args[2]:
+        if not buffer.levels or node.args[2] != gate.args[0]:
             continue
         if index in frame.graph.ancestors(gate.args):
             continue  # it is needed before
-        args = [a for i, a in enumerate(gate.args) if i != 2]
+        _, *args = gate.args
         _, adjoint = applied(node)
-        for part in range(len(args) // 3):
+        for part in range(gathered(gate)[0]):
             x, y, m = args[3 * part : 3 * part + 3]
             if node.args[:2] == (m, x if adjoint else y):
                 return (buffer.node, f"back{part}"), int(adjoint)

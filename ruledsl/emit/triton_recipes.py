@@ -15,7 +15,7 @@ from ruledsl.emit.triton_demand import Demand, Recipe
 from ruledsl.emit.triton_frame import Frame, flip, sides
 from ruledsl.emit.triton_memory import Memory
 from ruledsl.emit.triton_names import cotangent_name, safe
-from ruledsl.emit.triton_products import HELPERS, back_part, chain_back, dot, helper, real_dot
+from ruledsl.emit.triton_products import FUNCTIONS, HELPERS, back_part, chain_back, dot, helper, real_dot
 from ruledsl.emit.triton_spelling import literal, template
 from ruledsl.schedule.attributes import flags, integer, number, shifted
 from ruledsl.schedule.kernels import Buffer, Carry
@@ -181,7 +181,7 @@ class Recipes:
                 return Recipe(same, f"tl.reshape(tl.join({{0}}, {{1}}), {frame.shape(index, o)})")
             case "chain_apply" if (found := back_part(frame, index)) is not None:
                 return Recipe((found[0],), f"{{0}}[{found[1]}]")
-            case op if op in HELPERS:
+            case op if op in FUNCTIONS:
                 return helper(frame, self.memory, index, node)
             case op:
                 raise unsupported(f"`{op}` has no Triton form")

@@ -107,6 +107,11 @@ def shift(x, fill, by: tl.constexpr, C: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
+def multiply(a, b):
+    return a * b
+
+
+@triton.jit
 def combine_scan(a1, x1, a2, x2):
     """Two steps of h = a h + x as one."""
     return a1 * a2, a2 * x1 + x2
@@ -151,8 +156,9 @@ def solve_kernel(system_ptr, inverse_ptr, counts, H, M: tl.constexpr, WIDE: tl.c
 
 @triton.jit
 def levels_kernel(decay_ptr, levels_ptr, counts, H, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr):
-    """Products of a decay [C, N] for blocks of 2b tokens, b = 2, 4, ... C/2: [LEVELS - 1, C, N] per chunk and head. Row t in the
-    right half of a block holds prod of a[i] over mid <= i < t, in the left half over t < i < mid. WIDE levels at once."""
+    """Products of a decay [C, N] for blocks of 2b tokens, b = 2, 4, ... C/2, then all before t, all after t:
+    [LEVELS + 1, C, N] per chunk and head. Row t in the right half of a block holds prod of a[i] over mid <= i < t, in the left
+    half over t < i < mid. WIDE levels at once; "all before" is a right half of C tokens, "all after" a left half."""
     chunk = tl.program_id(0).to(tl.int64)
     if tl.load(counts + chunk) == 0:
         return
@@ -162,23 +168,24 @@ def levels_kernel(decay_ptr, levels_ptr, counts, H, N: tl.constexpr, C: tl.const
     a = decay_ptr + (chunk * H + head) * C * N + column
     number = tl.arange(0, WIDE)
     b = (2 << number)[:, None]
-    out = levels_ptr + ((chunk * H + head) * (LEVELS - 1) * C * N + column)[None, :] + (number * C * N)[:, None]
-    kept = real[None, :] & (number < LEVELS - 1)[:, None]
+    out = levels_ptr + ((chunk * H + head) * (LEVELS + 1) * C * N + column)[None, :] + (number * C * N)[:, None]
+    before = (number == LEVELS - 1)[:, None]
+    kept = real[None, :] & (number < LEVELS + 1)[:, None]
     F = tl.full((WIDE, LANES), 1.0, tl.float32)
     for t in tl.range(0, C, loop_unroll_factor=8):
         F = tl.where(t % b == 0, 1.0, F)
-        tl.store(out + t * N, F, mask=kept & ((t // b) % 2 == 1))
+        tl.store(out + t * N, F, mask=kept & (((t // b) % 2 == 1) | before))
         F *= tl.load(a + t * N, mask=real, other=0.0)[None, :]
     Q = tl.full((WIDE, LANES), 1.0, tl.float32)
     for back in tl.range(0, C, loop_unroll_factor=8):
         t = C - 1 - back
         Q = tl.where((t + 1) % b == 0, 1.0, Q)
-        tl.store(out + t * N, Q, mask=kept & ((t // b) % 2 == 0))
+        tl.store(out + t * N, Q, mask=kept & ((t // b) % 2 == 0) & (before == 0))
         Q *= tl.load(a + t * N, mask=real, other=0.0)[None, :]
 
 
 @triton.jit
-def gate_kernel(decay_ptr, levels_ptr, products_ptr, gate_ptr, counts, H, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr):
+def gate_kernel(decay_ptr, levels_ptr, products_ptr, gate_ptr, counts, H, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr, PARTS: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr):
     """The gradient of a decay [C, N] from those of its level products: row recurrences, no division."""
     chunk = tl.program_id(0).to(tl.int64)
     if tl.load(counts + chunk) == 0:
@@ -190,12 +197,14 @@ def gate_kernel(decay_ptr, levels_ptr, products_ptr, gate_ptr, counts, H, N: tl.
     a, out = decay_ptr + at, gate_ptr + at
     number = tl.arange(0, WIDE)
     b = (2 << number)[:, None]
-    table = ((chunk * H + head) * (LEVELS - 1) * C * N + column)[None, :] + (number * C * N)[:, None]
-    kept = real[None, :] & (number < LEVELS - 1)[:, None]
+    table = ((chunk * H + head) * (LEVELS + 1) * C * N + column)[None, :] + (number * C * N)[:, None]
+    before, after = (number == LEVELS - 1)[:, None], (number == LEVELS)[:, None]
+    given = ((number < LEVELS - 1)[:, None] & PARTS) | (before & BEFORE) | (after & AFTER)
+    kept = real[None, :] & given
     R = tl.zeros((WIDE, LANES), tl.float32)
     for back in tl.range(0, C, loop_unroll_factor=4):
         t = C - 1 - back
-        mine = kept & ((t // b) % 2 == 1)
+        mine = kept & (((t // b) % 2 == 1) | before)
         D = tl.load(levels_ptr + table + t * N, mask=mine, other=0.0).to(tl.float32)
         g = tl.load(products_ptr + table + t * N, mask=mine, other=0.0).to(tl.float32)
         R = tl.where((t + 1) % b == 0, 0.0, R)
@@ -204,10 +213,10 @@ def gate_kernel(decay_ptr, levels_ptr, products_ptr, gate_ptr, counts, H, N: tl.
     tl.debug_barrier()
     L = tl.zeros((WIDE, LANES), tl.float32)
     for t in tl.range(0, C, loop_unroll_factor=4):
-        mine = kept & ((t // b) % 2 == 0)
+        mine = kept & ((t // b) % 2 == 0) & (before == 0)
         D = tl.load(levels_ptr + table + t * N, mask=mine, other=0.0).to(tl.float32)
         g = tl.load(products_ptr + table + t * N, mask=mine, other=0.0).to(tl.float32)
         L = tl.where(t % b == 0, 0.0, L)
-        before = tl.load(out + t * N, mask=real, other=0.0).to(tl.float32)
-        tl.store(out + t * N, before + tl.sum(L * D, axis=0), mask=real)
+        found = tl.load(out + t * N, mask=real, other=0.0).to(tl.float32)
+        tl.store(out + t * N, found + tl.sum(L * D, axis=0), mask=real)
         L = g + tl.load(a + t * N, mask=real, other=0.0)[None, :] * L

@@ -39,6 +39,14 @@ def shifted(node: Node) -> tuple[float, int]:
     return float(fill), by
 
 
+def gathered(node: Node) -> tuple[int, bool, bool]:
+    """A decay_gate's parts, and whether it has cotangents of `before` and of `after`."""
+    assert isinstance(node.attr, tuple) and len(node.attr) == 3
+    parts, before, after = node.attr
+    assert isinstance(parts, int)
+    return parts, bool(before), bool(after)
+
+
 def applied(node: Node) -> tuple[str, bool]:
     """A gram_apply's mask and whether it is the adjoint; a chain_apply's mask is always strict."""
     if not isinstance(node.attr, tuple):

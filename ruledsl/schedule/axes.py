@@ -78,8 +78,8 @@ def axes(program: Program) -> Axes:
             case "gram_apply" | "chain_apply":
                 for other in args[1:]:
                     unify(index, 1, other, 1)
-            case "chain_gate":
-                for other in args[:3]:
+            case "chain_gate" | "decay_gate":
+                for other in args:
                     unify(index, 1, other, 1)
             case "solve":
                 unify(index, 1, args[1], 1)

@@ -244,7 +244,7 @@ class Cutter:
             self._add(f"{name}_solve_{index}", Mode.SOLVE, (source,), out)
             self.memory[index] = out
         for index, buffer in products.items():
-            decay = graph.args(index)[CHAINS["chain_gate"]]
+            decay = graph.args(index)[CHAINS["decay_gate"]]
             out = Buffer(f"{name}_gate_{index}", index, True)
             self._add(f"{name}_gate_{index}", Mode.GATE, (self.memory[decay], self.levels[decay], buffer), out)
             self.memory[index] = out
@@ -262,9 +262,9 @@ class Cutter:
         return max(sorted(count), key=count.__getitem__, default=None)
 
     def gate_arguments(self, gate: int) -> list[int]:
-        """All arguments of a `chain_gate` but the decay."""
+        """All arguments of a `decay_gate` but the decay."""
         args = list(self.graph.args(gate))
-        del args[CHAINS["chain_gate"]]
+        del args[CHAINS["decay_gate"]]
         return args
 
     def _row_sums(self, targets: list[int]) -> frozenset[int]:
@@ -286,7 +286,7 @@ class Cutter:
             if place is not None:
                 decay = node.args[place]
                 found.append(0 if decay in self.levels else stage[decay] + 1)
-            stage[index] = max(found, default=0) + (node.op in ("inverse", "chain_gate"))
+            stage[index] = max(found, default=0) + (node.op in ("inverse", "decay_gate"))
         return stage
 
     def _reads(self, targets: Iterable[int], carried: Iterable[int]) -> tuple[Buffer, ...]:
@@ -336,9 +336,9 @@ class _Plan:
             case "inverse":
                 self.inverses.add(index)
                 self._exactly(graph.args(index)[0])
-            case "chain_gate":
+            case "decay_gate":
                 self.gates[self.stage[index] - 1].add(index)
-                decay = graph.args(index)[CHAINS["chain_gate"]]
+                decay = graph.args(index)[CHAINS["decay_gate"]]
                 self._levels(decay)
                 self._exactly(decay)
             case _:
@@ -373,7 +373,7 @@ class _Plan:
             seen.add(index)
             op = graph.op(index)
             early = index not in own and self.stage[index] < at and index in graph.late and op != "block"
-            if op in ("inverse", "chain_gate") or (early and self._worth_keeping(index)):
+            if op in ("inverse", "decay_gate") or (early and self._worth_keeping(index)):
                 self.request(index)
                 continue
             place = CHAINS.get(op)

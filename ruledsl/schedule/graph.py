@@ -9,14 +9,10 @@ from ruledsl.schedule.attributes import integer
 from ruledsl.schedule.axes import Axes, axes
 
 HEAVY = frozenset({
-    "dot", "gram", "gram_apply", "chain_gram", "chain_apply", "chain_gate", "spans", "spans_gate", "inverse", "scan",
+    "dot", "gram", "gram_apply", "chain_gram", "chain_apply", "decay_gate", "spans", "spans_gate", "inverse", "scan",
 })  # fmt: skip
-CHAINS = {
-    "chain_gram": 2,
-    "chain_apply": 2,
-    "chain_gate": 2,
-    "spans": 0,
-}  # operations with level products: of which argument
+# operations that read products of a decay from memory: which argument the decay is
+CHAINS = {"chain_gram": 2, "chain_apply": 2, "decay_gate": 0, "spans": 0, "before": 0, "after": 0}
 _LEAVES = frozenset({"input", "const", "full", "eye"})
 _PLAIN = frozenset({"cast", "transpose"})
 
@@ -33,7 +29,7 @@ class Graph:
         for index in self.ports(PortKind.STATE).values():
             if self.rows is None:
                 self.rows = self.axes.of[index][0]
-        self.late = self._closure(lambda i: self.contracts_rows(i) or self.op(i) in ("inverse", "chain_gate"))
+        self.late = self._closure(lambda i: self.contracts_rows(i) or self.op(i) in ("inverse", "decay_gate"))
 
     def op(self, index: int) -> str:
         return self.program.nodes[index].op

@@ -1,7 +1,7 @@
 """Tile sizes of the Triton kernels: chunk length, rows of the state per program, warps.
 
-`tiles(...)` lists them best first; the caller takes the first that fits the device. Measured on one H200 only for
-correctness so far: the choices keep a chunk's widest tile and the state within registers and shared memory.
+`tiles(...)` lists them best first; the caller takes the first that fits the device. Measured on one H200 at K = V = 128 in
+bf16 (benchmarks/NOTES.md); elsewhere the choices keep a chunk's widest tile and the state within registers and shared memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ruledsl.chunk.program import Program, Rows
 from ruledsl.lang.typed import dim_value
 
-_LEVELLED = {"gram", "gram_apply", "chain_gram", "chain_apply", "chain_gate"}
+_LEVELLED = {"gram", "gram_apply", "chain_gram", "chain_apply", "decay_gate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Tiles:
     block: int  # rows of the state per program
     chunk_warps: int
     serial_warps: int
-    stages: int
+    stages: int  # of the loads in serial kernels
     columns: int = 64  # of a tile without state rows that a chunk kernel has at once
 
 
@@ -32,18 +32,18 @@ def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: 
     widths = [dim_value(axis, sizes) for n in nodes for axis in n.shape if not isinstance(axis, Rows)]
     slots = max((axis.slots for n in nodes for axis in n.shape if isinstance(axis, Rows)), default=1)
     wide = _power(max(widths, default=16))
-    levelled = any(n.op in _LEVELLED for n in nodes)
-    chunk = 64 if operand_bytes == 2 and wide <= 128 else 16 if operand_bytes == 4 and wide > 128 else 32
+    # a level for each doubling, a row of blocks for each 16 rows of a system: both grow with the chunk
+    costly = any(n.op in _LEVELLED or n.op == "inverse" for n in nodes)
+    chunk = 64 if operand_bytes == 2 and wide <= 128 and not costly else 16 if operand_bytes == 4 and wide > 128 else 32
     if min((w for w in widths if w > 1), default=64) < 64:
         # 64-row dots with a side of 16 gave wrong values and illegal accesses on an H200 (Triton 3.6)
-        chunk = min(chunk, 32)
-    if levelled:  # a level for each doubling
         chunk = min(chunk, 32)
     chunk = max(16, min(chunk, 64 // _power(slots)))
     block = 64 if operand_bytes == 2 and wide <= 128 else 32 if wide <= 128 else 16
     lengths = [c for c in (64, 32, 16) if c <= chunk]
-    warps = 8 if wide > 128 or operand_bytes == 4 else 4
-    return tuple(Tiles(c, b, warps, 4, 1) for c in lengths for b in (block, 16) if b <= block)
+    warps = 8 if wide > 128 or operand_bytes == 4 or chunk == 64 else 4
+    stages = (3, 2, 1) if operand_bytes == 2 else (2, 1)
+    return tuple(Tiles(c, b, warps, 4, s) for c in lengths for b in (block, 16) if b <= block for s in stages)
 
 
 def _power(n: int) -> int:
