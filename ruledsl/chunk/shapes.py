@@ -109,7 +109,17 @@ def _infer(op: str, args: tuple[Shape, ...], attr: Attr, wanted: Shape | None) -
             return _layout(op, args, attr, wanted)
         case "interleave" | "slot" | "blocks" | "block":
             return _slots(op, args, attr)
-        case "dot" | "gram" | "gram_apply" | "chain_gram" | "chain_apply" | "chain_gate" | "spans" | "spans_gate" | "decay_gate":
+        case (
+            "dot"
+            | "gram"
+            | "gram_apply"
+            | "chain_gram"
+            | "chain_apply"
+            | "chain_gate"
+            | "spans"
+            | "spans_gate"
+            | "decay_gate"
+        ):
             return _product(op, args, attr)
         case "solve":
             _need(args[0][0] == args[0][1] == args[1][0], f"solve of {_text(args)}")

@@ -323,10 +323,10 @@ class _Token:
             case "outer":
                 x, y = self._row(left, members), self._row(right, members)
                 return x.T * y if e.type.is_matrix else x * y
+            case _ if self._structured(right) and (isinstance(right, typed.Diag) or not self._structured(left)):
+                return self._act(right, self._matrix(left, members).T, True, members).T
             case _ if self._structured(left):
                 return self._act(left, self._matrix(right, members), False, members)
-            case _ if self._structured(right):
-                return self._act(right, self._matrix(left, members).T, True, members).T
             case _:
                 return b.dot(self._matrix(left, members), self._matrix(right, members))
 

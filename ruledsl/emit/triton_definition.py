@@ -84,7 +84,7 @@ def _library(frame: Frame) -> Definition:
 
 LIBRARY = {Mode.SOLVE: "solve_kernel", Mode.LEVELS: "levels_kernel", Mode.GATE: "gate_kernel"}
 TABLES = ("starts", "counts", "places", "begins", "ends", "firsts", "lasts")
-_CONSTANTS = ("C", "LEVELS", "ROWS", "BLOCK", "BLOCKS", "OP", "IP", "IP_SYSTEM")
+_CONSTANTS = ("C", "LEVELS", "ROWS", "BLOCK", "BLOCKS", "OP", "IP")
 
 
 def _without_unused(lines: list[str]) -> list[str]:

@@ -34,7 +34,7 @@ def launcher(direction: str, definitions: Sequence[Definition], program: Program
         "count, sequences = chunks.starts.numel(), chunks.begins.numel()",
         'tokens, device, dtype = plan["tokens"], chunks.starts.device, plan["dtype"]',
         "OP = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[dtype]",
-        'IP, IP_SYSTEM, IP_SOLVE = plan["precision"], plan["system_precision"], "tf32x3"',
+        'IP, IP_SOLVE = plan["precision"], "tf32x3"',
         *_blocks(definitions),
     ]
     made: set[str] = set()
@@ -64,7 +64,7 @@ def padded_sizes(programs: Iterable[Program], sizes: Mapping[str, int]) -> froze
     """The axes of the programs' tiles that have padded lanes at these sizes."""
     axes = {axis for p in programs for node in p.nodes for axis in node.shape}
     found = {axis for axis in axes if not isinstance(axis, Rows) and axis != 1}
-    return frozenset(d for d in found if (v := dim_value(d, sizes)) & (v - 1) or v < 16)
+    return frozenset(d for d in found if (v := dim_value(d, sizes)) & (v - 1) or v < 32)
 
 
 # ------------------------------------------------------------------------------------------------ sizes
@@ -83,11 +83,11 @@ def _padded(dim: Dim, name: str) -> str:
     """K/2 is padded to half of what K is padded to, so that pairs of columns stay pairs."""
     match dim:
         case DimOp("/", left, int(right)) if right & (right - 1) == 0:
-            return f"max(16, power({dim_name(left)})) // {right}"
+            return f"max(32, power({dim_name(left)})) // {right}"
         case DimOp("*", int(right), left) | DimOp("*", left, int(right)) if right & (right - 1) == 0:
-            return f"max(16, power({dim_name(left)})) * {right}"
+            return f"max(32, power({dim_name(left)})) * {right}"
         case _:
-            return f"max(16, power({name}))"
+            return f"max(32, power({name}))"
 
 
 def _blocks(definitions: Sequence[Definition]) -> list[str]:
@@ -173,7 +173,7 @@ def _launch_library(d: Definition) -> list[str]:
     rows, columns = (frame.count(e) for e in frame.node(kernel.writes[0].node).shape)
     tensors = [b.name for b in (*kernel.reads, *kernel.writes)]
     if kernel.mode is Mode.SOLVE:
-        given = [f"M={rows}", f"WIDE=power({rows})", "IP=IP_SOLVE", "num_warps=1"]
+        given = [f"M={rows}", f"WIDE=power({rows})", "IP=IP_SOLVE", f"num_warps=max(1, {rows} // 32)"]
         grid = "(count, H)"
     else:
         given = [f"N={columns}", "C=C", "LEVELS=LEVELS", "WIDE=power(LEVELS + 1)", "LANES=128", "num_warps=1"]

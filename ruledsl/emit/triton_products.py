@@ -45,10 +45,7 @@ def dot(frame: Frame, node: Node, o: str) -> Recipe:
         )
     x, y = _operand(frame, x), _operand(frame, y)
     left, right = frame.clear("{0}", x, axis, ox), frame.clear("{1}", y, 1 if tb else 0, oy)
-    if _of_system(frame, x) or _of_system(frame, y):
-        text = f"tl.dot({left}, {right}, input_precision=IP_SYSTEM)"
-    else:
-        text = f"tl.dot({left}.to(OP), {right}.to(OP), input_precision=IP)"
+    text = f"tl.dot({left}.to(OP), {right}.to(OP), input_precision=IP)"
     return Recipe(((x, ox), (y, oy)), text, accumulate=over_blocks)
 
 
@@ -57,13 +54,6 @@ def _operand(frame: Frame, index: int) -> int:
     while frame.node(index).op == "cast" and not frame.leaf(index):
         index = frame.node(index).args[0]
     return index
-
-
-def _of_system(frame: Frame, index: int) -> bool:
-    """Is an operand (part of) the inverse of a system of several rows a token? Its entries grow with the sub-steps, and 16
-    bits of them are too few."""
-    node = frame.node(frame.graph.bare(index))
-    return node.op == "block" or (node.op == "inverse" and frame.graph.system(frame.graph.bare(index)))
 
 
 def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:

@@ -32,11 +32,16 @@ _BARE = (
     "last",
     "chain_gram",
     "chain_gate",
+    "before",
+    "after",
+    "whole",
+    "before_gate",
+    "after_gate",
     "spans",
     "spans_gate",
     "inverse",
 )
-_WITH_ATTR = ("cumsum", "cumprod", "scan", "pairs", "unkron", "topk", "mask", "mexp", "gram", "chain_apply", "solve")
+_WITH_ATTR = ("cumsum", "cumprod", "scan", "pairs", "unkron", "topk", "mask", "mexp", "gram", "chain_apply", "solve", "decay_gate")
 
 
 def interpret(

@@ -72,8 +72,8 @@ def packed(length: int, chunk: int, cu_seqlens: Tensor) -> Chunks:
     at = torch.arange(length, device=bounds.device)
     owner = torch.searchsorted(bounds[1:].contiguous(), at, right=True).clamp(max=sequences - 1)
     offset = at - starts[owner]
-    at_chunk = (begin[owner] + offset // chunk).clamp(max=count - 1)
-    belongs = offset < lengths[owner]
+    at_chunk = (begin[owner] + offset // chunk).clamp(0, count - 1)
+    belongs = (offset >= 0) & (offset < lengths[owner])
     return Chunks(chunk, token, position, valid, at_chunk, offset % chunk, belongs, packing, starts, lengths)
 
 

@@ -32,10 +32,15 @@ def recurrent(token: Token, call: Call, carry: Carry, cu_seqlens: Tensor | None)
         out, last = _run(token, own, params, _rows(carry, i), end - start)
         outputs.append(out)
         carries.append(last)
-    tail = call.length - bounds[-1]  # tokens after the last sequence belong to none
     joined = {name: torch.cat([o[name] for o in outputs], 1) for name in outputs[0]}
-    joined = {name: torch.cat([x, x.new_zeros(1, tail, *x.shape[2:])], 1) if tail else x for name, x in joined.items()}
-    return joined, _join(carries)
+    outside = bounds[0], call.length - bounds[-1]  # tokens before the first and after the last sequence belong to none
+    return {name: _surrounded(x, *outside) for name, x in joined.items()}, _join(carries)
+
+
+def _surrounded(x: Tensor, before: int, after: int) -> Tensor:
+    """[1, before + T + after, ...]: zeros around [1, T, ...]."""
+    first, last = (x.new_zeros(1, n, *x.shape[2:]) for n in (before, after))
+    return torch.cat([first, x, last], 1) if before or after else x
 
 
 def token_values(token: Token, call: Call) -> dict[str, Tensor]:

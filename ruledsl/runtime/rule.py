@@ -237,14 +237,20 @@ def _autocast(spec: RuleSpec, tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _autocast_one(x) if name in cast and isinstance(x, Tensor) else x for name, x in tensors.items()}
 
 
+@torch.compiler.assume_constant_result  # type: ignore[misc]
+def _has_autocast(device: str) -> bool:
+    """Torch 2.11 cannot trace the question."""
+    return torch.amp.is_autocast_available(device)
+
+
 def _autocast_one(x: Tensor) -> Tensor:
     device = x.device.type
-    eligible = x.dtype in (torch.float32, torch.float16, torch.bfloat16) and torch.amp.is_autocast_available(device)
+    eligible = x.dtype in (torch.float32, torch.float16, torch.bfloat16) and _has_autocast(device)
     return x.to(torch.get_autocast_dtype(device)) if eligible and torch.is_autocast_enabled(device) else x
 
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
+    return torch.autocast(device.type, enabled=False) if _has_autocast(device.type) else nullcontext()
 
 
 def _check_packing(cu_seqlens: Tensor | None, call: Call) -> None:

@@ -31,7 +31,7 @@ def launch(run, batch, length, position, dtypes):
         plan = {
             "chunk": chunk, "block": block, "columns": columns, "stages": stages, "tokens": batch * length, "dtype": OPERANDS, "dtypes": dtypes,
             "warps": {"chunk": chunk_warps, "serial": serial_warps},
-            "precision": "tf32x3" if exact else "ieee", "system_precision": "tf32x3" if exact else "tf32",
+            "precision": "tf32x3" if exact else "ieee",
         }  # fmt: skip
         try:
             return run(ChunkTables(batch, length, chunk, position), plan)

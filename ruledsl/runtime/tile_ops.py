@@ -279,6 +279,44 @@ def chain_gate(x, y, a, ct):
     ).flatten(-3, -2)
 
 
+def before(a):
+    """Row t: the product of the rows before t."""
+    return torch.cat([torch.ones_like(a[..., :1, :]), a[..., :-1, :].cumprod(-2)], -2)
+
+
+def after(a):
+    """Row t: the product of the rows after t."""
+    return before(a.flip(-2)).flip(-2)
+
+
+def whole(a):
+    """The product of all rows."""
+    return a.prod(-2, keepdim=True)
+
+
+def before_gate(a, ct):
+    """Adjoint of `before`: d a[i] = before[i] sum_{t>i} ct[t] prod of a over i < j < t; no division."""
+    rows = [torch.zeros_like(a[..., 0, :])]
+    for i in range(a.shape[-2] - 1, 0, -1):
+        rows.append(ct[..., i, :] + a[..., i, :] * rows[-1])
+    return before(a) * torch.stack(rows[::-1], -2)
+
+
+def after_gate(a, ct):
+    """Adjoint of `after`."""
+    return before_gate(a.flip(-2), ct.flip(-2)).flip(-2)
+
+
+def decay_gate(a, *args):
+    """The sum of chain_gates, of `before_gate` and of `after_gate` for one decay; the last argument says how many of each."""
+    *tiles, (parts, has_before, has_after) = args
+    total = sum((chain_gate(x, y, a, m) for x, y, m in zip(*[iter(tiles[: 3 * parts])] * 3, strict=True)), torch.zeros_like(a))
+    rest = tiles[3 * parts :]
+    if has_before:
+        total = total + before_gate(a, rest[0])
+    return total + after_gate(a, rest[-1]) if has_after else total
+
+
 def spans(a):
     """out[t,s] = product of a[i] over s < i < t for s < t, else 0; a is [..., C, 1]."""
     n = a.shape[-2]

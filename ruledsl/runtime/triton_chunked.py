@@ -37,6 +37,7 @@ from ruledsl.runtime.state import open_axes
 from ruledsl.runtime.token import Carry
 from ruledsl.runtime.triton_build import build
 from ruledsl.schedule.cut import cut
+from ruledsl.schedule.slots import slots
 from ruledsl.schedule.tiles import Tiles, tiles
 from ruledsl.schedule.unsupported import Unsupported
 
@@ -57,6 +58,7 @@ class TritonForm:
     states: tuple[StateTile, ...]
     with_gradient: frozenset[str]
     fixed_chunk: int | None
+    several_reads: bool  # of the state by one token: 16 bits of an inverse whose entries grow with them are too few
     positions: bool  # do kernels read the position of a token?
     candidates: tuple[Tiles, ...]
 
@@ -97,6 +99,7 @@ def form_of(rule: Rule, found: Chunkable, setting: Setting) -> TritonForm:
     padded = padded_sizes((forward, gradient), sizes)
     text = triton_text(cut(forward, gradient), forward, gradient, padded, header, device_functions())
     ports = {tensor_key(p): p for p in (*forward.ports, *gradient.ports)}
+    several = any(slots(axis) > 1 for node in forward.nodes for axis in node.shape)
     return TritonForm(
         text,
         hashlib.sha256(f"{rule.hash}\n{text}".encode()).hexdigest()[:24],
@@ -105,8 +108,9 @@ def form_of(rule: Rule, found: Chunkable, setting: Setting) -> TritonForm:
         state_tiles(found, forward),
         frozenset(tensor_key(r.port) for r in gradient.results if r.kind is ResultKind.GRADIENT and r.port is not None),
         forward.chunk,
+        several,
         any(p.kind is PortKind.POSITION for p in forward.ports),
-        tiles((forward, gradient), sizes, 4 if setting.out_dtype == torch.float32 else 2),
+        tiles((forward, gradient), sizes, 4 if several or setting.out_dtype == torch.float32 else 2),
     )
 
 
@@ -141,7 +145,7 @@ class TritonPlan:
         x, states, batch, length = self._named(tensors)
         inputs = dict(zip((tensor_key(p) for p in self.form.inputs), tensors, strict=False))
         dtypes = {k: v.dtype if v.shape[2] == self.heads else torch.float32 for k, v in inputs.items()}
-        d_outputs = {n: g.reshape(batch * length, self.heads, -1) for (n, _), g in zip(self.outputs, grads, strict=False)}
+        d_outputs = {n: _flat(g.reshape(batch, length, self.heads, -1), batch * length) for (n, _), g in zip(self.outputs, grads, strict=False)}
         d_final = {s.key: g.float().contiguous() for s, g in zip(self.form.states, grads[len(self.outputs) :], strict=True)}
         found, initial = self._attempt(
             "backward",
@@ -214,6 +218,7 @@ class TritonPlan:
 
     def _plan(self, choice: Tiles, tokens: int, dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
         exact = self.dtype == torch.float32
+        operands = torch.float32 if self.form.several_reads else self.dtype
         return {
             "chunk": choice.chunk,
             "block": choice.block,
@@ -221,9 +226,8 @@ class TritonPlan:
             "warps": {"chunk": choice.chunk_warps, "serial": choice.serial_warps},
             "stages": choice.stages,
             "tokens": tokens,
-            "dtype": self.dtype,
-            "precision": "tf32x3" if exact else "ieee",
-            "system_precision": "tf32x3" if exact else "tf32",
+            "dtype": operands,
+            "precision": "tf32x3" if exact else "tf32" if operands == torch.float32 else "ieee",
             "dtypes": {n: self.dtype for n, _ in self.outputs} | dtypes,
         }
 
@@ -231,14 +235,15 @@ class TritonPlan:
         """The first tiles that fit the device; what fits is remembered."""
         from triton.runtime.errors import OutOfResources
 
-        known = _FITTING.get((self.form.key, self.dtype, direction))
+        place = self.form.key, tuple(sorted(self.sizes.items())), self.dtype, direction
+        known = _FITTING.get(place)
         for choice in (known,) if known else self.candidates:
             try:
                 found = launch(choice)
             except OutOfResources as e:
                 last = e
                 continue
-            _FITTING[self.form.key, self.dtype, direction] = choice
+            _FITTING[place] = choice
             return found
         raise BackendError(f"backend 'triton': no tiles fit this device at {dict(self.sizes)} ({last}); backend 'torch' runs it")
 
@@ -264,7 +269,7 @@ def _made_tables(batch: int, length: int, chunk: int, device: torch.device) -> S
     )
 
 
-_FITTING: dict[tuple[str, torch.dtype, str], Tiles] = {}
+_FITTING: dict[tuple[str, tuple[tuple[str, int], ...], torch.dtype, str], Tiles] = {}
 
 
 def _flat(x: Tensor, tokens: int) -> Tensor:

@@ -139,7 +139,7 @@ class TokenPlan:
         return [*outputs.values(), *final.values(), kept]
 
     def batched(self, tensors: list[Tensor]) -> bool:
-        return not self.packed and not self.form.params
+        return False  # the checkpoints that are kept are not laid out by batch row
 
     @property
     def _names(self) -> tuple[str, ...]:

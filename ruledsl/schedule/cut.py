@@ -31,7 +31,7 @@ _PURPOSE = {
     Mode.LEVELS: "Products of the decays inside blocks of tokens.",
     Mode.GATE: "The gradient of the decays.",
 }
-MOST_SUMS = 3  # products over state rows in one chunk kernel that does anything else
+MOST_SUMS = 3  # products over state rows in one chunk kernel that does anything else; one less beside decayed products
 _AFTER = "Outputs of every chunk, from the state that enters it."
 _GRADIENTS = (
     "Gradients of every chunk's inputs, from the state that enters it and the gradient of the state that leaves it."
@@ -240,7 +240,7 @@ class Cutter:
             self.levels[index] = out
         for index in sorted(i for i in plan.inverses if plan.stage[i] == at + 1):
             source = self.memory[graph.args(index)[0]]
-            out = Buffer(f"{name}_inverse_{index}", index, not graph.system(index))
+            out = Buffer(f"{name}_inverse_{index}", index, True)
             self._add(f"{name}_solve_{index}", Mode.SOLVE, (source,), out)
             self.memory[index] = out
         for index, buffer in products.items():
@@ -271,8 +271,10 @@ class Cutter:
         """Products over state rows that get a kernel of their own, since there are many of them: their sums would fill the
         registers of the one that goes on with them."""
         graph = self.graph
-        found = [i for i in graph.ancestors(targets, self.memory) if i not in self.memory and graph.contracts_rows(i)]
-        return frozenset(found if sum(map(graph.large, found)) > MOST_SUMS else ())
+        made = graph.ancestors(targets, self.memory) - set(self.memory)
+        found = [i for i in made if graph.contracts_rows(i)]
+        most = MOST_SUMS - any(graph.op(i) in CHAINS for i in made)
+        return frozenset(found if sum(map(graph.large, found)) > most else ())
 
     def _stages(self, sums: frozenset[int]) -> dict[int, int]:
         graph = self.graph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ruledsl.chunk.program import PortKind, Program, ResultKind, Rows
+from ruledsl.chunk.program import PortKind, Program, ResultKind
 from ruledsl.schedule.attributes import integer
 from ruledsl.schedule.axes import Axes, axes
 
@@ -130,11 +130,6 @@ class Graph:
         """What the node is called after."""
         node = self.program.nodes[index]
         return str(node.attr) if node.op == "map" else node.op
-
-    def system(self, index: int) -> bool:
-        """Is the node an inverse, or the argument of one, of several rows for each token?"""
-        axis = self.program.nodes[index].shape[0]
-        return self.op(index) in ("inverse", "blocks") and isinstance(axis, Rows) and axis.slots > 1
 
     def results(self, kind: ResultKind, port: PortKind | None = None) -> list[tuple[str, int]]:
         """Name and node of the results of a kind, of those of a port's kind."""

@@ -88,6 +88,16 @@ def test_chain(n: int, zeros: float, seed: int) -> None:
 
 
 @settings(max_examples=25, deadline=None)
+@given(LENGTHS, st.integers(0, 99))
+def test_the_gates_of_one_decay_are_added(n: int, seed: int) -> None:
+    x, y, a, ct = (uniform(2, n, 3, seed=seed + i) for i in range(4))
+    m = uniform(2, n, n, seed=seed + 4)
+    parts = tile_ops.chain_gate(x, y, a, m) + tile_ops.before_gate(a, ct) + tile_ops.after_gate(a, x)
+    torch.testing.assert_close(tile_ops.decay_gate(a, x, y, m, ct, x, (1, 1, 1)), parts)
+    torch.testing.assert_close(tile_ops.decay_gate(a, ct, (0, 0, 1)), tile_ops.after_gate(a, ct))
+
+
+@settings(max_examples=25, deadline=None)
 @given(LENGTHS, st.booleans(), st.integers(0, 99))
 def test_spans(n: int, zeros: bool, seed: int) -> None:
     a = uniform(2, n, 1, seed=seed)
@@ -213,6 +223,9 @@ ROWS: dict[str, tuple[tuple[Shape, ...], Attr, Shape | None]] = {
     "chain_gram": (((C, K),) * 3, None, None),
     "chain_apply": (((C, C), (C, K), (C, K)), False, None),
     "chain_apply_adjoint": (((C, C), (C, K), (C, K)), True, None),
+    "before": (((C, K),), None, None),
+    "after": (((C, K),), None, None),
+    "whole": (((C, K),), None, None),
     "spans": (((C, 1),), None, None),
     "solve": (((C, C), (C, K)), False, None),
     "solve_adjoint": (((C, C), (C, K)), True, None),

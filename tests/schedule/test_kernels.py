@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import pytest
 
 from ruledsl import pipeline
-from ruledsl.chunk.by_products import by_products
 from ruledsl.chunk.program import Program, ResultKind
-from ruledsl.chunk.simplify import simplify
-from ruledsl.schedule.kernels import Graph, Kernel, Kernels, cut
-from ruledsl.schedule.slots import without_slots
+from ruledsl.schedule.cut import MOST_SUMS, cut
+from ruledsl.schedule.graph import CHAINS, Graph
+from ruledsl.schedule.kernels import Kernel, Kernels, Mode
 
 TOP = "state S[V, K]\ninput q[K], k[K], v[V], a in (0, 1], b in [0, 1]\n"
 RULES = {
@@ -43,51 +42,106 @@ class Cut:
 def made(name: str) -> Cut:
     verdict = pipeline.verdict(pipeline.check(pipeline.parse(pipeline.read(RULES[name]))))
     assert verdict.token is not None
-    program = pipeline.chunk(by_products(verdict.token), verdict.rule, verdict.sizes)
-    forward, gradient = (without_slots(simplify(p)) for p in (program, pipeline.gradient(program)))
+    forward, gradient = pipeline.kernel_programs(verdict.token, verdict.rule, verdict.sizes)
     return Cut(forward, gradient, cut(forward, gradient))
 
 
 def names(kernels: tuple[Kernel, ...]) -> list[str]:
-    return [k.name for k in kernels]
+    return [re.sub(r"_\d+$", "", k.name) if k.mode not in (Mode.CHUNK, Mode.SERIAL) else k.name for k in kernels]
 
 
 def test_the_state_free_part_comes_first() -> None:
     found = made("reads").kernels
-    assert names(found.forward) == ["forward_prepare", "forward"]
-    assert names(found.backward) == ["sweep_prepare", "sweep", "reverse_prepare", "reverse", "gradients"]
-    prepare, serial = found.forward
-    assert prepare.mode == "chunk" and serial.mode == "serial" and serial.split and not serial.reverse
-    assert {b.node for b in prepare.writes} == {b.node for b in serial.reads}
+    assert names(found.forward) == ["forward_prepare", "forward_prepare_solve", "forward"]
+    assert names(found.backward)[:4] == ["sweep_prepare", "sweep_prepare_solve", "sweep", "reverse_prepare"]
+    assert names(found.backward)[4:] == ["reverse", "gradients", "gradients_2"]
+    prepare, solve, serial = found.forward
+    assert prepare.mode is Mode.CHUNK and solve.mode is Mode.SOLVE
+    assert serial.mode is Mode.SERIAL and serial.split and not serial.reverse
+    assert {b.node for b in serial.reads} <= {b.node for b in (*prepare.writes, *solve.writes)}
     assert all(c.keep is None for c in serial.carries)
 
 
-def test_interleaved_systems_have_a_kernel_of_their_own() -> None:
-    assert names(made("reads twice").kernels.forward) == ["forward_solve", "forward_prepare", "forward"]
-
-
-def test_an_inverse_that_is_multiplied_ahead_is_kept_apart() -> None:
-    """Its transpose must be loaded: transposing what dots made and putting it into a dot is wrong on some Triton."""
-    found = made("two")
+@pytest.mark.parametrize("name", RULES)
+def test_serial_kernels_make_nothing_that_could_be_made_ahead(name: str) -> None:
+    """Without an axis of state rows and without the carried state: such values are loaded, unless the caller has them."""
+    found = made(name)
     for kernel in found.all:
+        if kernel.mode is not Mode.SERIAL:
+            continue
         graph = Graph(found.program(kernel))
-        known = frozenset(b.node for b in kernel.reads)
-        targets = [b.node for b in kernel.writes] + [r.node for r in kernel.results]
-        if kernel.mode == "chunk":
-            assert not graph.used_inverses(targets, known), kernel.name
+        carried = {c.enter for c in kernel.carries}
+        depends = graph.dependents(carried)
+        memory = {b.node for b in kernel.reads}
+        targets = [c.leave for c in kernel.carries] + [r.node for r in kernel.results] + [b.node for b in kernel.writes]
+        for i in graph.ancestors(targets, carried | memory) - memory - carried:
+            free = (
+                i not in depends and not graph.owned(i) and not graph.trivial(graph.bare(i)) and graph.op(i) != "block"
+            )
+            assert not free or graph.op(i) in ("select", "cast", "transpose"), (kernel.name, i, graph.op(i))
+
+
+def test_interleaved_systems_are_solved_like_others() -> None:
+    forward = made("reads twice").kernels.forward
+    assert names(forward) == ["forward_prepare", "forward_prepare_solve", "forward"]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_library_kernels_stand_between_those_that_feed_and_those_that_use_them(name: str) -> None:
+    found = made(name)
+    for kernel in found.all:
+        if kernel.mode not in (Mode.CHUNK, Mode.SERIAL):
+            continue
+        graph = Graph(found.program(kernel))
+        memory = {b.node for b in kernel.reads if not b.levels}
+        tables = {b.node for b in kernel.reads if b.levels}
+        gates = [a for b in kernel.writes if b.levels for a in graph.args(b.node)[1:]]
+        targets = [*(b.node for b in kernel.writes if not b.levels), *(r.node for r in kernel.results), *gates]
+        stop = memory | {c.enter for c in kernel.carries}
+        seen, todo = set(stop), targets
+        while todo:
+            i = todo.pop()
+            if i in seen:
+                continue
+            seen.add(i)
+            assert graph.op(i) not in ("inverse", "decay_gate"), (kernel.name, i)
+            place = CHAINS.get(graph.op(i))
+            assert place is None or graph.args(i)[place] in tables, (kernel.name, i)
+            todo += [a for k, a in enumerate(graph.args(i)) if k != place]
+
+
+def test_products_of_serial_kernels_are_kept_for_the_gradients() -> None:
+    found = made("reads")
+    serial = {k.name: k for k in found.kernels.backward if k.mode is Mode.SERIAL}
+    assert [len(serial[n].writes) for n in ("sweep", "reverse")] == [1, 1]
+    assert [r.name for r in serial["reverse"].results] == ["v"]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_many_sums_over_rows_have_a_kernel_of_their_own(name: str) -> None:
+    found = made(name)
+    graph = Graph(found.gradient)
+    for kernel in found.kernels.backward:
+        if kernel.mode is not Mode.CHUNK or not kernel.name.startswith("gradients"):
+            continue
+        memory = {b.node for b in kernel.reads}
+        targets = [*(b.node for b in kernel.writes if not b.levels), *(r.node for r in kernel.results)]
+        made_here = graph.ancestors(targets, memory) - memory
+        sums = [i for i in made_here if graph.contracts_rows(i) and graph.large(i)]
+        assert len(sums) <= MOST_SUMS or set(sums) <= {b.node for b in kernel.writes}, kernel.name
 
 
 @pytest.mark.parametrize("name", ["mixed output", "columns"])
 def test_an_output_that_mixes_rows_is_left_to_a_chunk_kernel(name: str) -> None:
     found = made(name).kernels.forward
-    assert names(found)[-2:] == ["forward", "forward_after"]
-    assert found[-2].carries[0].keep is not None and found[-2].split and not found[-2].results
-    assert [r.kind for r in found[-1].results] == [ResultKind.OUTPUT]
+    (serial,) = (k for k in found if k.mode is Mode.SERIAL)
+    assert serial.carries[0].keep is not None and serial.split and not serial.results
+    assert found[-1].mode is Mode.CHUNK and [r.kind for r in found[-1].results] == [ResultKind.OUTPUT]
 
 
 def test_rows_are_split_only_where_nothing_mixes_them() -> None:
-    assert all(k.split for k in made("normaliser").kernels.forward if k.mode == "serial")
-    two = {k.name: k.split for k in made("two").kernels.backward if k.mode == "serial"}
+    assert all(k.split for k in made("normaliser").kernels.forward if k.mode is Mode.SERIAL)
+    two = {k.name: k.split for k in made("two").kernels.backward if k.mode is Mode.SERIAL}
     assert two["sweep"] and not two["reverse"]  # the gradient of S needs every row of the gradient of P
 
 
@@ -108,7 +162,7 @@ def test_what_a_kernel_reads_was_written_before(name: str) -> None:
 def test_every_gradient_is_made_once(name: str) -> None:
     found = made(name)
     results = [r for k in found.kernels.backward for r in k.results]
-    carried = {c.state for k in found.kernels.backward if k.program == "gradient" for c in k.carries}
+    carried = {c.state for k in found.kernels.backward if k.reverse for c in k.carries}
     wanted = [r for r in found.gradient.results if r.kind is ResultKind.GRADIENT]
     assert len(results) == len(set(results))
     assert {r.name for r in results} | carried == {r.name for r in wanted}

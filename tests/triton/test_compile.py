@@ -109,7 +109,7 @@ def test_stages_of_the_triton_backend() -> None:
         return done.stdout
 
     schedule = show("schedule")
-    for line in ("forward: 2 kernels", "    carries  S", "    gives    o", "  reverse "):
+    for line in ("forward: 3 kernels", "    carries  S", "    gives    o", "  reverse "):
         assert line in schedule
     assert "def forward_kernel(" in show("source") and "inverse" in show("chunk") and "d_q" not in show("gradient")
 
