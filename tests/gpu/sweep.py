@@ -1,9 +1,17 @@
-"""The numerical cases in parallel processes, as JSON lines: python tests/gpu/sweep.py OUT.jsonl [--every N] [--rules a,b]."""
+"""The numerical cases in parallel processes, as JSON lines:
+
+    python tests/gpu/sweep.py OUT.jsonl [--every N] [--rules a,b] [--random N]
+
+A line: {rule, text (of random rules), case, device, torch, triton, errors, missed, refused or failure, seconds}. With
+`--random N` the rules are N random ones, three cases each. `report.py` makes a table of the lines.
+"""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,16 +24,26 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 def one(name: str, indices: list[int]) -> None:
     """A process of its own: the cases of one rule, a line each."""
     import torch
-    from device_cases import errors, pairwise
+    import triton
+    from device_cases import errors, missed, pairwise
+    from random_rules import text
 
-    cases = pairwise(0)
+    from ruledsl.runtime.errors import BackendError
+
+    cases = pairwise()
     for i in indices:
         start = time.time()
-        row: dict[str, object] = {"rule": name, "case": str(cases[i]), "device": torch.cuda.get_device_name()}
+        row: dict[str, object] = {"rule": name, "case": str(cases[i])}
+        if name.startswith("seed_"):
+            row["text"] = text(int(name[5:]))
+        row |= {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}
+        row |= {"torch": torch.__version__, "triton": triton.__version__}
         try:
             found = errors(name, cases[i])
             row["errors"] = {k: float(f"{e:.2e}") for k, (e, _) in found.items()}
-            row["missed"] = [k for k, (e, bar) in found.items() if not e <= bar]
+            row["missed"] = list(missed(found))
+        except BackendError as error:  # a limit that is named
+            row["missed"], row["refused"] = [], str(error)[:300]
         except Exception as error:  # a crash is a result here
             row["missed"], row["failure"] = ["run"], f"{type(error).__name__}: {error}"[:300]
         row["seconds"] = round(time.time() - start, 1)
@@ -33,44 +51,87 @@ def one(name: str, indices: list[int]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--rules", default="")
+    parser.add_argument("--random", type=int, default=0, metavar="N")
     parser.add_argument("--workers", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=4, help="cases of a rule in one process")
     parser.add_argument("--seconds", type=float, default=1e9)
     options = parser.parse_args()
-    from device_cases import CHUNKED, pairwise
+    from device_cases import pairwise
 
-    names = options.rules.split(",") if options.rules else CHUNKED
-    count = len(pairwise(0))
-    tasks = [(n, i) for i in range(0, count) for at, n in enumerate(names) if (i + at) % options.every == 0]
+    tasks = _tasks(options)
+    total = sum(len(cases) for _, cases in tasks)
     deadline = time.time() + options.seconds
+    devices = _devices()
+    turns = itertools.count()
+    rows = []
 
-    def launch(task: tuple[str, int]) -> str:
-        left = deadline - time.time()
-        if left < 20:
-            return ""
-        command = [sys.executable, __file__, "--one", task[0], str(task[1])]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=left)
-        except subprocess.TimeoutExpired:
-            return ""
-        lines = [x for x in done.stdout.splitlines() if x.startswith("{")]
-        return lines[0] if lines else json.dumps({"rule": task[0], "case": task[1], "missed": ["run"], "failure": done.stderr[-300:]})
+    def launch(task: tuple[str, list[int]]) -> list[str]:
+        """The cases of one process; after a crash the rest go into another."""
+        name, todo = task
+        lines: list[str] = []
+        while todo and (left := deadline - time.time()) > 20:
+            command = [sys.executable, __file__, "--one", name, *map(str, todo)]
+            env = {**os.environ, "CUDA_VISIBLE_DEVICES": str(next(turns) % devices)}
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=min(left, 3600), env=env)
+            except subprocess.TimeoutExpired as late:
+                out = late.stdout or b""
+                return lines + [
+                    x for x in (out if isinstance(out, str) else out.decode()).splitlines() if x.startswith("{")
+                ]
+            found = [x for x in done.stdout.splitlines() if x.startswith("{")]
+            if len(found) < len(todo):
+                case = str(pairwise()[todo[len(found)]])
+                died = {"rule": name, "case": case, "missed": ["run"], "failure": done.stderr[-300:]}
+                found.append(json.dumps(died))
+            lines += found
+            todo = todo[len(found) :]
+        return lines
 
-    with ThreadPoolExecutor(options.workers) as pool:
-        lines = [x for x in pool.map(launch, tasks) if x]
-    options.out.write_text("".join(f"{x}\n" for x in lines))
-    rows = [json.loads(x) for x in lines]
-    missed = [r for r in rows if r["missed"]]
-    print(f"{len(rows)} of {len(tasks)} cases ran, {len(missed)} missed a bar")
-    for r in missed:
+    with ThreadPoolExecutor(options.workers) as pool, options.out.open("w") as out:
+        for lines in pool.map(launch, tasks):
+            out.write("".join(f"{x}\n" for x in lines))
+            rows += [json.loads(x) for x in lines]
+    wrong = [r for r in rows if r["missed"]]
+    refused = sum("refused" in r for r in rows)
+    print(f"{len(rows)} of {total} cases ran, {len(wrong)} missed a bar, {refused} were refused")
+    for r in wrong:
         print(r["rule"], r["case"], {k: r.get("errors", {}).get(k) for k in r["missed"]}, r.get("failure", "")[:160])
 
 
+def _devices() -> int:
+    """How many GPUs the processes are spread over."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    except OSError:
+        return 1
+    return max(1, listed.count("GPU "))
+
+
+def _tasks(options: argparse.Namespace) -> list[tuple[str, list[int]]]:
+    """Rules and numbers of their cases, a few for each process: a start costs as much as a small case."""
+    from device_cases import CHUNKED, pairwise, random_cases
+    from random_rules import seeds
+
+    if options.random:
+        return [(f"seed_{s}", random_cases(s)) for s in seeds(options.random)]
+    names = options.rules.split(",") if options.rules else CHUNKED
+    numbers = range(len(pairwise()))
+    chosen = {n: [i for i in numbers if (i + at) % options.every == 0] for at, n in enumerate(names)}
+    return [
+        (n, cases[at : at + options.batch])
+        for at in range(0, len(numbers), options.batch)
+        for n, cases in chosen.items()
+        if cases[at : at + options.batch]
+    ]
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "--one":
+    if sys.argv[1:2] == ["--one"]:
         one(sys.argv[2], [int(i) for i in sys.argv[3:]])
     else:
         main()

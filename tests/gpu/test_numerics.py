@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import math
+from functools import cache
 
 import pytest
-from device_cases import CHUNKED, Case, errors, pairwise
+from device_cases import CHUNKED, Case, errors, missed, pairwise, random_cases
+from random_rules import seeds
 
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("case", pairwise(0), ids=str)
+@pytest.mark.parametrize("case", pairwise(), ids=str)
 @pytest.mark.parametrize("name", CHUNKED)
 def test_bars(name: str, case: Case) -> None:
-    missed = {k: e for k, (e, bar) in errors(name, case).items() if not e <= bar or math.isnan(e)}
-    assert not missed
+    assert not missed(errors(name, case))
+
+
+@cache
+def ten() -> list[int]:
+    return seeds(10)
+
+
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("number", range(10))
+def test_bars_of_random_rules(number: int, which: int) -> None:
+    seed = ten()[number]
+    assert not missed(errors(f"seed_{seed}", pairwise()[random_cases(seed)[which]]))
