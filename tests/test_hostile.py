@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import os
 import subprocess
 import sys
 import time
@@ -74,6 +75,14 @@ LIMITS = {
     "a square of sums": HEAD + f"S = S + {'(a + b)*' * 200}v k^T\n" + TAIL,
     "a vector that doubles": _chain("cat({0}, {0})", 80, "S = sum({0})*S + v k^T"),
     "a vector that squares": _chain("kron({0}, {0})", 80, "S = sum({0})*S + v k^T"),
+    "a size that doubles": _chain("1 - kron({0}, {0})", 80, "S = sum({0})*S + v k^T"),
+    "a size of many terms": "input "
+    + ", ".join(f"x{i}[K{i}]" for i in range(30))
+    + "".join(
+        f"\nlet {n} = {''.join(f'kron(cat(x{2 * i + a}, x{2 * i + b}), ' for i in range(14))}x29{')' * 14}"
+        for n, a, b in (("c", 0, 1), ("d", 1, 0))
+    )
+    + "\nlet e = c + d\nS = sum(e)*S + x0 x1^T\noutput o = S x1\n",
     "a loop of a million": _nested_loops(1, 1_000_000),
     "loops in loops": _nested_loops(6, 1_000_000),
     "loops in loops of ten": _nested_loops(9, 10),
@@ -275,3 +284,220 @@ def test_a_name_of_python_is_a_name_like_any_other(name: str, tmp_path: Path) ->
     bound |= {n.arg for n in passes if isinstance(n, ast.arg)}
     assert not bound & known
     assert not [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr.startswith("_")]
+
+
+# What can be judged and is too large to compile: the text, and what the refusal must say.
+TOO_MUCH_TO_COMPILE = {
+    "many sub-steps": (HEAD + "S = S + (S q) k^T\n" * 100 + TAIL, "more than 64 sub-steps"),
+    "many operations": (_chain("rmsnorm({0}/norm({0}))", 90, "S = S + v {0}^T"), "more than 600 operations"),
+    "no inputs": ("state z\nz = z + t\noutput o = z\n", "the rule has no inputs"),
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH_TO_COMPILE)
+def test_what_is_too_large_to_compile_is_told(name: str, tmp_path: Path) -> None:
+    text, limit = TOO_MUCH_TO_COMPILE[name]
+    (tmp_path / "large.rule").write_text(text, encoding="utf-8")
+    status, said = _compile(tmp_path, "large.rule", "--backend", "triton", "-o", "out.py")
+    assert status == 1 and limit in said
+    assert not (tmp_path / "out.py").exists()
+
+
+# ------------------------------------------------------------------------------------------ what is written, and where
+
+RULE = HEAD + "S = S + v k^T\n" + TAIL
+
+
+def _compile(folder: Path, *words: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), "compile", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=folder,
+    )
+    _no_python(done.stdout + done.stderr)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "good.rule").write_text(RULE, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_link_is_replaced_and_never_written_through(folder: Path) -> None:
+    precious = folder / "precious"
+    precious.write_text("mine", encoding="utf-8")
+    for number, target in enumerate((precious, folder / "nowhere")):
+        link = folder / f"out{number}.py"
+        link.symlink_to(target)
+        assert _compile(folder, "good.rule", "-o", link.name)[0] == 0
+        assert not link.is_symlink() and "def chunked" in link.read_text(encoding="utf-8")
+    assert precious.read_text(encoding="utf-8") == "mine" and not (folder / "nowhere").exists()
+
+
+def test_the_rule_is_not_overwritten_by_what_it_compiles_to(folder: Path) -> None:
+    (folder / "same.py").symlink_to("good.rule")
+    for name in ("good.rule", "./good.rule", "same.py"):
+        status, said = _compile(folder, "good.rule", "-o", name)
+        assert status == 2 and "it is the rule" in said
+    assert (folder / "good.rule").read_text(encoding="utf-8") == RULE
+
+
+def test_a_device_or_a_pipe_stays_what_it_is(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    (folder / "null").symlink_to(os.devnull)
+    for name in ("pipe", "null", os.devnull):
+        status, said = _compile(folder, "good.rule", "-o", name)
+        assert status == 2 and "it is no ordinary file" in said
+    assert not (folder / "pipe").is_file() and (folder / "null").is_symlink() and not Path(os.devnull).is_file()
+
+
+@pytest.mark.parametrize(
+    "name", [".", "..", "sub/../..", "", "missing/out.py", "good.rule/out.py", "x" * 300, "a/" * 3000]
+)
+def test_an_output_that_cannot_be_is_told(name: str, folder: Path) -> None:
+    (folder / "sub").mkdir()
+    before = sorted(folder.iterdir())
+    status, said = _compile(folder, "good.rule", "-o", name)
+    assert status == 2 and "cannot write" in said
+    assert sorted(folder.iterdir()) == before, "nothing is left behind"
+
+
+def test_an_output_has_the_users_usual_mode(folder: Path) -> None:
+    assert _compile(folder, "good.rule", "-o", "out.py")[0] == 0
+    (folder / "plain").touch()
+    assert (folder / "out.py").stat().st_mode == (folder / "plain").stat().st_mode
+    assert sorted(p.name for p in folder.iterdir()) == ["good.rule", "out.py", "plain"]
+
+
+@pytest.mark.parametrize("name", ["../../up", "/etc/passwd", "a\nb", "\x1b[2J", "' + x + '", '"""', "\u2028x"])
+def test_the_name_of_a_rule_file_does_not_reach_its_module(name: str, folder: Path) -> None:
+    odd = folder / name.replace("/", "%")
+    odd.write_text(RULE, encoding="utf-8")
+    assert _compile(folder, odd.name, "-o", "out.py")[0] == 0
+    assert _compile(folder, "good.rule", "-o", "plain.py")[0] == 0
+    assert (folder / "out.py").read_bytes() == (folder / "plain.py").read_bytes()
+
+
+def test_an_odd_file_name_is_shown_without_what_a_terminal_obeys(folder: Path) -> None:
+    odd = folder / "a\x1b[2J\u202e.rule"
+    odd.write_text("S = S +\n", encoding="utf-8")
+    status, said, _ = _check(odd)
+    assert status == 1 and not {"\x1b", "\u202e"} & set(said)
+
+
+def _cached(folder: Path | str, *, command: str = "cache", **more: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *command.split()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "RULEDSL_CACHE": str(folder), **more},
+    )
+    _no_python(done.stdout + done.stderr)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_cache_that_is_no_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name in ("file", "file/below", "loop", "dangling", "x" * 300, "/dev/null", "/proc/self/cache"):
+        status, said = _cached(tmp_path / name)
+        assert status == 2 and "set RULEDSL_CACHE to a folder of your own" in said, said
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine" and not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_of_another_purpose_keeps_its_mode(tmp_path: Path) -> None:
+    """RULEDSL_CACHE=$HOME or /tmp by mistake: nothing of it is closed to others, or removed."""
+    (tmp_path / "letter.txt").write_text("mine", encoding="utf-8")
+    os.chmod(tmp_path, 0o755)
+    assert _cached(tmp_path)[0] == 0 and _cached(tmp_path, command="cache --clear")[0] == 0
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    os.chmod(tmp_path, 0o777)
+    status, said = _cached(tmp_path)
+    assert status == 2 and "open to others" in said
+    assert tmp_path.stat().st_mode & 0o777 == 0o777 and (tmp_path / "letter.txt").exists()
+
+
+def test_what_lies_in_the_cache_is_data(tmp_path: Path) -> None:
+    """Links, pipes and folders among the entries are neither followed nor waited for; texts are shown, not obeyed."""
+    outside = tmp_path / "outside"
+    outside.write_text("# secret\n", encoding="utf-8")
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    (cache / "rule_link.py").symlink_to(outside)
+    (cache / "rule_folder.py").mkdir()
+    os.mkfifo(cache / "rule_pipe.py")
+    (cache / "rule_odd.py").write_bytes(b"# \x1b[2J\xff\n")
+    status, said = _cached(cache)
+    assert status == 0 and "rule_odd.py" in said and "\x1b" not in said and "secret" not in said
+    assert _cached(cache, command="cache --clear")[0] == 0
+    assert outside.exists() and (cache / "rule_folder.py").is_dir() and not (cache / "rule_odd.py").exists()
+
+
+def test_an_entry_that_is_a_link_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that shows the right text; and one that cannot be replaced is told by name."""
+    from ruledsl.runtime import triton_build
+
+    monkeypatch.setenv("RULEDSL_CACHE", str(tmp_path / "cache"))
+    text = "VALUE = 7\n"
+    name = Path(triton_build.build(text).__file__ or "").name
+    outside = tmp_path / "outside.py"
+    outside.write_text("VALUE = 8\n", encoding="utf-8")
+    entry = tmp_path / "cache" / name
+    entry.unlink()
+    entry.symlink_to(outside)
+    triton_build.build.cache_clear()
+    assert triton_build.build(text).VALUE == 7
+    assert not entry.is_symlink() and outside.read_text(encoding="utf-8") == "VALUE = 8\n"
+    entry.unlink()
+    outside.write_text(text, encoding="utf-8")
+    entry.symlink_to(outside)
+    triton_build.build.cache_clear()
+    assert triton_build.build(text).VALUE == 7 and not entry.is_symlink()
+    entry.unlink()
+    entry.mkdir()
+    triton_build.build.cache_clear()
+    with pytest.raises(PermissionError, match="set RULEDSL_CACHE to a folder of your own"):
+        triton_build.build(text)
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == [name]
+    triton_build.build.cache_clear()
+
+
+def test_a_cache_behind_another_users_link_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ruledsl.runtime import triton_build
+
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.setenv("RULEDSL_CACHE", str(tmp_path / "link"))
+    assert triton_build.cache_dir() == tmp_path / "link"
+    if os.getuid() != 0:
+        pytest.skip("only root can give a link away")
+    os.chown(tmp_path / "link", 12345, 12345, follow_symlinks=False)
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        triton_build.cache_dir()
+
+
+def test_a_state_file_of_anything_else_is_refused(tmp_path: Path) -> None:
+    """Another rule's, a damaged one, no safetensors at all, a folder."""
+    import torch
+
+    import ruledsl
+    from ruledsl.runtime.errors import StateError
+
+    rule, other = ruledsl.load(RULE), ruledsl.load(RULE.replace("S + v", "0.5*S + v"))
+    path = tmp_path / "state"
+    rule.save_state(path, torch.zeros(1, 1, 3, 2))
+    assert rule.load_state(path).shape == (1, 1, 3, 2)
+    with pytest.raises(StateError, match="another rule"):
+        other.load_state(path)
+    data = path.read_bytes()
+    for damaged in (b"", b"\0" * 64, data[:-1], data[: len(data) // 2], b"\xff" * 8 + data[8:], b"# no tensors\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(StateError, match="state"):
+            rule.load_state(path)
+    with pytest.raises(OSError):
+        rule.load_state(tmp_path)

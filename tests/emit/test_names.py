@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import keyword
+import tokenize
 
 import pytest
 from hypothesis import given
@@ -25,6 +27,13 @@ def test_any_text_is_a_comment(text: str) -> None:
     lines = comment(text)
     assert all(line.startswith("#") and line.isascii() and line.isprintable() for line in lines)
     assert ast.dump(ast.parse("\n".join([*lines, "x = 1"]))) == ast.dump(ast.parse("x = 1"))
+
+
+@pytest.mark.parametrize("cookie", ["coding: utf-7", "-*- coding=rot13 -*-", "encoding:latin-1", "coding:coding=x"])
+def test_a_comment_is_not_an_encoding(cookie: str) -> None:
+    data = "\n".join([*comment(f"# {cookie}\n# +AAo-import os"), "x = 1"]).encode()
+    assert tokenize.detect_encoding(io.BytesIO(data).readline)[0] == "utf-8"
+    assert ast.dump(ast.parse(data)) == ast.dump(ast.parse("x = 1"))
 
 
 @given(st.text())
