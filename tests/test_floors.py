@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": {"torch", "triton", "safetensors"},
     "nn": {"torch", "safetensors"},
     "lab": {"torch", "matplotlib", "rich"},
-    "cli": {"typer", "rich"},
+    "cli": {"typer", "rich", "pygments"},
 }
 ONLY_IN = {"lark": "lang/parse.py", "rich": "lang/render.py"}  # of the language floor
 

@@ -8,7 +8,11 @@
     normal      sub-steps  S <- diag S diag + sum_j z_j key_j^T;  readout: outputs over linear reads of the states
     reparam/    changes of variable, one recogniser each
     ranges      intervals from promises; logarithm: where log of a decay is safe
-    stability, norms, witness, price, transition, text
+    explain/    laws, chunk form, adjoint, loss, counter-example and remedies in words and formulas; dated: names with tokens
+    stability   a bound on a token's norm (norms, coupled_norms), how long a write lasts (horizon), or tokens that make the
+                state grow (witness, on samples and token_matrix)
+    hidden      lets that read their own past, as the states that they are
+    price, amounts, transition, text, gate_notes, dense_blame, through
 
 Scalar coefficients are compared as sums of monomials (`scalars`), not through sympy as first planned: importing sympy
 alone took 1 s of the 2 s that `check` has, and the questions asked (equal? common factor?) are about monomials. The

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ruledsl.algebra.affine import Affine, TooLarge
 from ruledsl.algebra.calculus import expand
 from ruledsl.algebra.classify import Class, coupled, single
+from ruledsl.algebra.hidden import as_states, hidden
 from ruledsl.algebra.linear import Linear, NotAffine
 from ruledsl.algebra.scope import Scope, State
 from ruledsl.algebra.steps import Map, Step, composed, map_of, steps_of
@@ -32,20 +33,23 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    written: typed.Rule  # unrolled
+    written: typed.Rule  # unrolled; lets that read their own past are states
     rule: typed.Rule  # its gradients expanded
     scope: Scope
     parts: tuple[Part, ...]
+    hidden: tuple[str, ...] = ()  # the lets that became states
 
     def part(self, state: State) -> Part:
         return next(p for p in self.parts if state in p.states)
 
 
 def analyse(rule: typed.Rule) -> Analysis:
-    """Of an unrolled rule."""
-    expanded = expand(rule)
+    """Of an unrolled rule. Raises NoDerivative and TooLarge for what is not followed."""
+    written = as_states(rule)
+    expanded = expand(written)
     scope = Scope(expanded)
-    return Analysis(rule, expanded, scope, tuple(_part(scope, states) for states in strata(scope)))
+    parts = tuple(_part(scope, states) for states in strata(scope))
+    return Analysis(written, expanded, scope, parts, tuple(hidden(rule)))
 
 
 def _part(scope: Scope, states: tuple[State, ...]) -> Part:

@@ -95,7 +95,7 @@ class _Rows:
 def power(x: Expr, n: float) -> Expr:
     """`x^n`, with the roots and absolute values gone that an even power makes void."""
     match x:
-        case typed.Apply("abs", (y,)) if n == int(n) and int(n) % 2 == 0:
+        case typed.Apply("abs", (y,)) if float(n).is_integer() and int(n) % 2 == 0:
             return power(y, n)
         case typed.Apply("sqrt", (y,)) if n == 2 and _is_square(y):
             return y
@@ -228,7 +228,7 @@ def _apply(expr: Expr, fn: str, args: tuple[Expr, ...], ct: Expr, depends: _Depe
     if fn == "mul" and args[0] == args[1]:  # one visit, not two: squares of squares would double at each level
         return [(args[0], build.mul(build.mul(build.number(2), ct), args[0]))]
     if fn == "pow" and depends(args[1]):
-        raise NoDerivative(expr.span, "a power with a varying exponent")
+        raise NoDerivative(expr.span, "a power with a varying exponent (write `exp(x*log(a))` for `a^x`)")
     partials = row(_Rows(expr.span), _Value(expr, expr.span), *(_Value(a, expr.span) for a in args))
     out = []
     for arg, partial in zip(args, partials, strict=True):

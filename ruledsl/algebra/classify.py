@@ -8,11 +8,12 @@ states by a small matrix, and low rank counts on the stacked state.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 
-from ruledsl.algebra.affine import Affine, Term
+from ruledsl.algebra.affine import Affine, Term, flip
 from ruledsl.algebra.scope import Scope, State
-from ruledsl.algebra.sides import Part, PartKind, Shape, Side, both, parts, side
+from ruledsl.algebra.sides import Part, PartKind, Shape, Side, both, either, parts, side
 from ruledsl.algebra.steps import ElementWise, Factored, Map, Unfactored
 from ruledsl.algebra.verdict import Kind
 
@@ -27,24 +28,36 @@ class Class:
 
 def single(maps: list[Map]) -> Class:
     """Of a state that is a stratum of its own, from its sub-steps."""
+    maps = next(([m] for m in maps if _zero(m)), maps)  # all that came before is forgotten
     for m in maps:
-        if isinstance(m, Unfactored):
+        if isinstance(m, Unfactored) and not m.ways:
             return _dense(m.why)
-    factored = [m for m in maps if isinstance(m, Factored)]
-    flips = any(m.transposed for m in factored) or any(isinstance(m, ElementWise) and m.transposed for m in maps)
+    found = _of_ways([m.ways if isinstance(m, Unfactored) else (m,) for m in maps])
+    if found.kind is Kind.DENSE and any(isinstance(m, ElementWise) and m.ways for m in maps):
+        return _of_ways([(m,) if isinstance(m, Factored) else m.ways or (m,) for m in maps])
+    return found
+
+
+def _of_ways(steps: list[tuple[Map, ...]]) -> Class:
+    """`steps`: per sub-step, the maps of which it is one."""
+    every = [w for ways in steps for w in ways]
+    flips = any(not isinstance(w, Unfactored) and w.transposed for w in every)
     left = right = Side(Shape.IDENTITY, 0)
-    rank = 0
-    for m in factored:
-        a, b = side(list(m.left)), side(list(m.right))
-        rank += a.rank + b.rank
-        left, right = both(left, a), both(right, b)
-        if m.transposed:
+    for step in steps:
+        ways = [w for w in step if isinstance(w, Factored)]
+        if not ways:
+            continue
+        left = both(left, reduce(either, (side(list(w.left)) for w in ways)))
+        right = both(right, reduce(either, (side(list(w.right)) for w in ways)))
+        if any(w.transposed for w in ways):
             left, right = right, left
+    rank = left.rank + right.rank
+    factored = [w for w in every if isinstance(w, Factored)]
     if flips:  # the sides change places from token to token
         left = right = both(left, right)
     if Shape.DENSE in (left.shape, right.shape):
         return _dense("a dense factor", "K^3")
-    if len(factored) < len(maps):
+    if len(factored) < len(every):
         if rank:
             return _dense("an element-wise factor next to low rank")
         if not (left.plain and right.plain):
@@ -63,11 +76,15 @@ def single(maps: list[Map]) -> Class:
         return Class(
             Kind.CLOSED, name, f"the transition is {_article(name)}; composing two tokens gives the same again"
         )
-    steps = sum(1 for m in factored if side(list(m.left)).rank or side(list(m.right)).rank)
-    text = f"{steps} sub-steps per token add rank {rank}" if steps > 1 else f"each token adds rank {rank}"
+    count = sum(1 for m in factored if side(list(m.left)).rank or side(list(m.right)).rank)
+    text = f"{count} sub-steps per token add rank {rank}" if count > 1 else f"each token adds rank {rank}"
     two = left.rank and right.rank
     where = " on both sides" if two else " on the left" if left.rank else ""
     return Class(Kind.CHUNKWISE, f"{name} + rank {rank}", f"{name} + low rank{where}: {text}, bounded by a chunk", rank)
+
+
+def _zero(m: Map) -> bool:
+    return isinstance(m, Factored) and (not m.left or not m.right)
 
 
 def _name(left: Side, right: Side, flips: bool) -> str:
@@ -93,20 +110,49 @@ def _dense(why: str, price: str = "(KV)^3") -> Class:
 
 # ------------------------------------------------------------------------------------------------ coupled states
 
+_FLAT = (PartKind.IDENTITY, PartKind.DIAGONAL, PartKind.TURN)
+
+
+def _oriented(entries: list[tuple[State, Term]]) -> list[tuple[State, Term]]:
+    """The terms with some states replaced by their transposes, so that none is transposed, if there is such a choice."""
+    entries = [(target, replace(t, transposed=t.transposed and not t.marker.type.is_scalar)) for target, t in entries]
+    turned: dict[State, bool] = {}
+    links = [(target, t.marker.state, t.transposed) for target, t in entries]
+    for start in dict.fromkeys(s for a, b, _ in links for s in (a, b)):
+        if start in turned:
+            continue
+        turned[start] = False
+        waiting = [start]
+        while waiting:
+            here = waiting.pop()
+            for a, b, differ in links:
+                if here in (a, b):
+                    other = b if here == a else a
+                    if other not in turned:
+                        turned[other] = turned[here] != differ
+                        waiting.append(other)
+    out = []
+    for target, t in entries:
+        new = flip(t) if turned[target] else t
+        out.append((target, replace(new, transposed=new.transposed != turned[t.marker.state])))
+    return out
+
 
 def coupled(scope: Scope, values: dict[State, Affine]) -> Class:
     """Of states that depend on each other, from each one's new value over the old ones."""
     n = len(values)
-    entries = [(target, t) for target, value in values.items() for t in value.terms]
+    entries = _oriented([(target, t) for target, value in values.items() for t in value.terms])
     if any(t.opaque or t.transposed for _, t in entries):
         return _dense("coupled states with a factor that mixes their entries", "(nKV)^3")
     low: list[tuple[State, Term]] = []
     shapes = set()
+    turns = False
     for target, t in entries:
         sides = parts(scope, t.left), parts(scope, t.right)
-        if all(p.kind in (PartKind.IDENTITY, PartKind.DIAGONAL) for s in sides for p in s):
+        if all(p.kind in _FLAT for s in sides for p in s):
             element = t.weight is not None
-            diagonals = [any(p.kind is PartKind.DIAGONAL for p in s) for s in sides]
+            turns = turns or any(p.kind is PartKind.TURN for s in sides for p in s)
+            diagonals = [any(p.kind is not PartKind.IDENTITY for p in s) for s in sides]
             shapes.add(
                 "element"
                 if element or all(diagonals)
@@ -127,13 +173,16 @@ def coupled(scope: Scope, values: dict[State, Affine]) -> Class:
     if not low:
         if shapes <= {"scalar"}:
             return Class(Kind.CLOSED, f"{n} x {n} blocks of scalars", f"{text} that are multiples of I")
+        if turns:
+            return Class(Kind.CLOSED, f"{n} x {n} blocks, turned", f"{text}, and turns pairs of entries")
         return Class(Kind.CLOSED, f"{n} x {n} blocks, element-wise", f"{text}, entry by entry")
     on_right = [_identity(parts(scope, t.left)) for _, t in low]
     on_left = [_identity(parts(scope, t.right)) for _, t in low]
     if all(on_right) and shapes <= {"scalar", "right"} or all(on_left) and shapes <= {"scalar", "left"}:
         rank = _stacked_rank(scope, low, right=all(on_right))
-        inner = "multiples of I" if shapes <= {"scalar"} else "diagonal"
-        name = f"{n} x {n} blocks of {'scalars' if shapes <= {'scalar'} else 'diagonals'} + rank {rank}"
+        inner = "multiples of I" if shapes <= {"scalar"} else "turns of pairs" if turns else "diagonal"
+        blocks = "scalars" if shapes <= {"scalar"} else "turns" if turns else "diagonals"
+        name = f"{n} x {n} blocks of {blocks} + rank {rank}"
         return Class(
             Kind.CHUNKWISE,
             name,

@@ -29,7 +29,9 @@ def evaluate(expr: Expr, env: dict[Any, Any], lets: Mapping[str, Expr], sizes: M
     def go(e: Expr) -> Matrix:
         return evaluate(e, env, lets, sizes)
 
-    rows, cols = dim_value(expr.type.rows, sizes), dim_value(expr.type.cols, sizes)
+    shape = expr.type
+    rows = shape.rows if isinstance(shape.rows, int) else dim_value(shape.rows, sizes)
+    cols = shape.cols if isinstance(shape.cols, int) else dim_value(shape.cols, sizes)
     match expr:
         case typed.Number(value):
             return [[value]]
@@ -97,6 +99,8 @@ def _map(fn: Callable[..., float], rows: int, cols: int, *args: Matrix) -> Matri
     def at(m: Matrix, i: int, j: int) -> float:
         return m[i if len(m) > 1 else 0][j if len(m[0]) > 1 else 0]
 
+    if rows == cols == 1:
+        return [[fn(*(m[0][0] for m in args))]]
     return [[fn(*(at(m, i, j) for m in args)) for j in range(cols)] for i in range(rows)]
 
 
@@ -152,8 +156,8 @@ def solve(a: Matrix, b: Matrix) -> Matrix:
     return [[v / m[i][i] for v in m[i][n:]] for i in range(n)]
 
 
-def spectral_radius(m: Matrix) -> float:
-    """In closed form up to 2 x 2, else from the norm of m^(2^16), by squaring."""
+def spectral_radius(m: Matrix, squarings: int = 16) -> float:
+    """In closed form up to 2 x 2, else from the norm of m^(2^squarings), by squaring."""
     if len(m) == 1:
         return abs(m[0][0])
     if len(m) == 2:
@@ -161,7 +165,7 @@ def spectral_radius(m: Matrix) -> float:
         inside = half * half - det
         return abs(half) + math.sqrt(inside) if inside >= 0 else math.sqrt(max(det, 0.0))
     log = 0.0
-    for _ in range(16):
+    for _ in range(squarings):
         size = max(abs(v) for r in m for v in r)
         if size == 0:
             return 0.0
@@ -171,4 +175,4 @@ def spectral_radius(m: Matrix) -> float:
         log = 2 * (log + math.log(size))
         m = matmul(m, m)
     size = max(abs(v) for r in m for v in r)
-    return math.exp((log + math.log(size)) / 2**16) if size else 0.0
+    return math.exp((log + math.log(size)) / 2**squarings) if size else 0.0

@@ -7,6 +7,7 @@ from dataclasses import replace
 from ruledsl.algebra.affine import TooLarge
 from ruledsl.algebra.analysis import Analysis, Part, analyse
 from ruledsl.algebra.calculus import NoDerivative
+from ruledsl.algebra.dense_blame import dense_blame
 from ruledsl.algebra.price import price
 from ruledsl.algebra.readout import form_of
 from ruledsl.algebra.sequential import broken
@@ -35,7 +36,7 @@ def judge(rule: typed.Rule) -> Verdict:
 
 def _judged(rule: typed.Rule, unrolled: typed.Rule, sizes: dict[str, int]) -> Verdict:
     analysis = analyse(unrolled)
-    strata = tuple(_stratum(analysis, part) for part in analysis.parts)
+    strata = tuple(stratum_of(analysis, part) for part in analysis.parts)
     if sizes:
         strata = _per_size(rule, sizes, strata)
     token, no_form = form_of(analysis)
@@ -49,7 +50,7 @@ def _judged(rule: typed.Rule, unrolled: typed.Rule, sizes: dict[str, int]) -> Ve
         token,
         no_form,
         bound,
-        price(analysis, token),
+        price(analysis, token, sizes),
         *texts,
         sizes,
         (*unrolled.notes, *_warnings(analysis)),
@@ -57,13 +58,18 @@ def _judged(rule: typed.Rule, unrolled: typed.Rule, sizes: dict[str, int]) -> Ve
 
 
 def _warnings(analysis: Analysis) -> tuple[str, ...]:
+    carried = (f"{name} reads its own past: it is judged as a state of that name" for name in analysis.hidden)
+    return (*carried, *_keys(analysis))
+
+
+def _keys(analysis: Analysis) -> tuple[str, ...]:
     return tuple(
         f"{name} is read and written along, and not declared unit: a long one makes the state grow"
         for name in unpromised_keys(analysis)
     )
 
 
-def _stratum(analysis: Analysis, part: Part) -> Stratum:
+def stratum_of(analysis: Analysis, part: Part) -> Stratum:
     names = tuple(dict.fromkeys(name for name, _ in part.states))
     if part.found is None:
         return broken(analysis, part, names)
@@ -71,7 +77,8 @@ def _stratum(analysis: Analysis, part: Part) -> Stratum:
     if part.frozen and found.kind is not Kind.UNDECIDED:
         reason = f"affine given the state at the start of the chunk: what is not linear stands inside frozen(...). Within a chunk: {found.structure}"
         return Stratum(names, Kind.FROZEN, found.structure, reason, None, found.rank)
-    return Stratum(names, found.kind, found.structure, found.reason, None, found.rank)
+    blame = dense_blame(analysis, part) if found.kind is Kind.DENSE else None
+    return Stratum(names, found.kind, found.structure, found.reason, blame, found.rank)
 
 
 def _per_size(rule: typed.Rule, sizes: dict[str, int], strata: tuple[Stratum, ...]) -> tuple[Stratum, ...]:

@@ -145,7 +145,10 @@ class Linear:
                         raise NotAffine(expr.span, "a product of two factors that both read the state")
                     left, right = (a, b) if not a.terms else (b, a)
                     return self._weigh(self._free(left), right, expr)
-                return self._weigh(y, self._of(x), expr) if self.reads(x) else self._weigh(x, self._of(y), expr)
+                factor, rest = (y, x) if self.reads(x) else (x, y)
+                if factor.type.is_scalar and Coef.of(factor).is_zero:
+                    return Affine(expr.type)
+                return self._weigh(factor, self._of(rest), expr)
             case "div", (x, y):
                 if self.reads(y):
                     raise NotAffine(expr.span, "a division by a value that reads the state")

@@ -95,7 +95,7 @@ def _step(scope: Scope, step: Step, m: Map, transposed: bool) -> FormStep:
         )
     if not m.left or not m.right:
         decay_right = Decay(build.ZERO)
-    return FormStep(step.version, decay_right, decay_left, _writes(ranks, _offset(scope, step.value, transposed)))
+    return FormStep(step.version, decay_right, decay_left, _writes(ranks, offset(scope, step.value, transposed)))
 
 
 def _turned(p: Part) -> Part:
@@ -114,7 +114,7 @@ def _decay(scope: Scope, found: tuple[Part, ...]) -> Decay | None:
     return Decay(value, log_of(scope, value))
 
 
-def _offset(scope: Scope, value: Affine, transposed: bool) -> list[tuple[Coef, Expr, Expr]]:
+def offset(scope: Scope, value: Affine, transposed: bool) -> list[tuple[Coef, Expr, Expr]]:
     """The state-free part as coef * u w^T."""
     out = []
     for f in value.free:

@@ -15,6 +15,7 @@ from ruledsl.algebra.scalars import Coef
 from ruledsl.algebra.scope import Scope
 from ruledsl.algebra.sides import Part as SidePart
 from ruledsl.algebra.sides import PartKind, merge
+from ruledsl.algebra.steps import Factored, Map, Step
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Expr, Interval
 
@@ -47,10 +48,19 @@ class Bound:
 ONE = Bound(1.0, False, "1")
 
 
+def map_bound(scope: Scope, step: Step, m: Map) -> Bound | None:
+    """Of a sub-step's linear part; None where it has terms that are no products."""
+    if isinstance(m, Factored):
+        return side_bound(scope, m.left).times(side_bound(scope, m.right))
+    if not step.value.terms or any(t.opaque for t in step.value.terms):
+        return None
+    return added([term_bound(scope, t) for t in step.value.terms])
+
+
 def term_bound(scope: Scope, t: Term) -> Bound:
     out = _scalar(scope, t.coef)
     if t.weight is not None:
-        out = out.times(_absolute(scope, t.weight))
+        out = out.times(absolute(scope, t.weight))
     for factor in (*t.left, *t.right):
         out = out.times(_entries(scope, factor))
     return out
@@ -58,9 +68,9 @@ def term_bound(scope: Scope, t: Term) -> Bound:
 
 def _entries(scope: Scope, factor: Expr) -> Bound:
     if isinstance(factor, typed.Diag):
-        return _absolute(scope, factor.operand)
+        return absolute(scope, factor.operand)
     if factor.type.is_vector or factor.type.is_row:
-        return _norm(scope, factor if factor.type.is_vector else build.transpose(factor))
+        return norm(scope, factor if factor.type.is_vector else build.transpose(factor))
     return Bound(INF, False, f"|{text.plain(factor)}|")
 
 
@@ -78,7 +88,7 @@ def side_bound(scope: Scope, found: tuple[SidePart, ...]) -> Bound:
         build.mul(p.coef.expr(), p.matrix) if p.matrix is not None else p.coef.expr() for p in diagonal
     )
     if value is not None:
-        parts.append(_absolute(scope, value))
+        parts.append(absolute(scope, value))
     for p in flat:
         if p.kind is PartKind.MONOMIAL:
             parts.append(_scalar(scope, p.coef).times(_monomial(scope, p.matrix)))
@@ -89,7 +99,7 @@ def side_bound(scope: Scope, found: tuple[SidePart, ...]) -> Bound:
             parts.append(Bound(INF, False, f"|{text.plain(p.matrix)}|"))
     for p in ranks:
         assert p.matrix is not None and p.key is not None
-        parts.append(_scalar(scope, p.coef).times(_norm(scope, p.matrix)).times(_norm(scope, p.key)))
+        parts.append(_scalar(scope, p.coef).times(norm(scope, p.matrix)).times(norm(scope, p.key)))
     return added(parts)
 
 
@@ -98,7 +108,7 @@ def _monomial(scope: Scope, matrix: Expr | None) -> Bound:
         case typed.Product(x, y):
             return _monomial(scope, x).times(_monomial(scope, y))
         case typed.Diag(x):
-            return _absolute(scope, x)
+            return absolute(scope, x)
         case typed.Transpose(x):
             return _monomial(scope, x)
         case typed.Ref(name) | typed.Member(typed.Ref(name)) if name in scope.symbols and scope.symbols[name].perm:
@@ -113,7 +123,7 @@ def _turn(scope: Scope, matrix: Expr | None) -> Bound:
         case typed.Rotate():
             return ONE
         case typed.Diag(x):
-            return _absolute(scope, x)
+            return absolute(scope, x)
     return Bound(INF, False, "" if matrix is None else f"|{text.plain(matrix)}|")
 
 
@@ -126,10 +136,10 @@ def _parallel(scope: Scope, d: Coef, p: SidePart) -> Bound | None:
     alpha = p.coef.times(c).times(e)
     square = build.product(build.transpose(x), x)
     along = alpha if is_unit(scope, x) else alpha.times(Coef.of(square))
-    top = _absolute(scope, d.expr())
+    top = absolute(scope, d.expr())
     ratio = _ratio(scope, along)
     both = d.plus(along).expr()
-    second = _absolute(scope, both)
+    second = absolute(scope, both)
     if ratio is not None and d.literal is not None:
         ends = [(abs(d.literal + ratio.low), ratio.low_open), (abs(d.literal + ratio.high), ratio.high_open)]
         value = max(end for end, _ in ends)
@@ -184,7 +194,7 @@ def added(parts: list[Bound]) -> Bound:
 
 
 def _scalar(scope: Scope, coef: Coef) -> Bound:
-    return _absolute(scope, coef.expr())
+    return absolute(scope, coef.expr())
 
 
 def _size(scope: Scope, expr: Expr) -> tuple[float, bool]:
@@ -194,7 +204,7 @@ def _size(scope: Scope, expr: Expr) -> tuple[float, bool]:
     return value, all(opened for end, opened in ((abs(x.low), x.low_open), (abs(x.high), x.high_open)) if end == value)
 
 
-def _absolute(scope: Scope, expr: Expr) -> Bound:
+def absolute(scope: Scope, expr: Expr) -> Bound:
     """|x| of a scalar; the largest entry of a vector or matrix."""
     if (literal := build.value_of(expr)) is not None:
         return Bound(abs(literal), False, f"{abs(literal):g}")
@@ -210,7 +220,7 @@ def _absolute(scope: Scope, expr: Expr) -> Bound:
     return Bound(value, strict, shown)
 
 
-def _norm(scope: Scope, vector: Expr) -> Bound:
+def norm(scope: Scope, vector: Expr) -> Bound:
     """Of a vector: 1 by promise; |x .* y| <= |x| max|y|."""
     if is_unit(scope, vector):
         return ONE
@@ -218,6 +228,15 @@ def _norm(scope: Scope, vector: Expr) -> Bound:
 
 
 def _length(scope: Scope, vector: Expr) -> float:
+    match vector:
+        case typed.Ref(name, _, _, None) if name in scope.lets:  # once: lets that read one twice would double the work
+            if name not in scope.lengths:
+                scope.lengths[name] = _length_of(scope, vector)
+            return scope.lengths[name]
+    return _length_of(scope, vector)
+
+
+def _length_of(scope: Scope, vector: Expr) -> float:
     if is_unit(scope, vector):
         return 1.0
     match scope.let(vector):

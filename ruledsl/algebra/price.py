@@ -7,6 +7,7 @@ softmax and norms count as 4 per entry. Inputs and outputs are 2 bytes, the stat
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from fractions import Fraction
 
 from ruledsl.algebra.analysis import Analysis
@@ -18,7 +19,8 @@ from ruledsl.lang.typed import Dim, DimOp, Expr, Role, Type
 Count = Counter[tuple[str, ...]]  # product of sizes -> number
 
 
-def price(analysis: Analysis, token: TokenForm | None) -> Price:
+def price(analysis: Analysis, token: TokenForm | None, bound: Mapping[str, int]) -> Price:
+    """`bound`: the sizes that loops were written out at; the formulas hold for these."""
     rule = analysis.rule
     state, inputs, outputs = Count(), Count(), Count()
     for s in rule.of(Role.STATE):
@@ -36,15 +38,16 @@ def price(analysis: Analysis, token: TokenForm | None) -> Price:
         decode_flops=show(step),
         train_bytes=show(moved),
         decode_bytes=show(_times(state, 8) + moved),
-        note=_note(analysis, train is not None),
+        note=_note(analysis, train is not None, bound),
     )
 
 
-def _note(analysis: Analysis, chunked: bool) -> str:
+def _note(analysis: Analysis, chunked: bool, bound: Mapping[str, int]) -> str:
+    at = f"; counted at {', '.join(f'{k} = {v}' for k, v in bound.items())}" if bound else ""
     dense = [p for p in analysis.parts if p.found is not None and p.found.kind is Kind.DENSE]
     if dense:
-        return "train: the recurrent step; composing two tokens would cost a dense product, see the reason"
-    return "train: the chunk form, its solve counted once per chunk" if chunked else "train: the recurrent step"
+        return f"train: the recurrent step; composing two tokens would cost a dense product, see the reason{at}"
+    return f"train: {'the chunk form, its solve counted once per chunk' if chunked else 'the recurrent step'}{at}"
 
 
 # ------------------------------------------------------------------------------------------------ sizes as polynomials

@@ -16,6 +16,10 @@ from ruledsl.lang.typed import Expr, Interval, Role
 
 INF = math.inf
 ANY = Interval(-INF, INF, True, True)
+FLAT_BELOW = frozenset(
+    {"relu", "sign", "floor", "sqrt"}
+)  # monotone, not strictly: an end of the range may be reached inside
+FLAT_ABOVE = frozenset({"sign", "floor"})
 
 
 def point(x: float) -> Interval:
@@ -165,7 +169,12 @@ def _apply(scope: Scope, expr: Expr, fn: str, args: tuple[Expr, ...]) -> Interva
             return Interval(0, n, False, True)
     row = TABLE[fn]
     if row.monotone and row.python is not None and len(found) == 1:
-        return _monotone(row.python, row.monotone, row.bounds, found[0])
+        out = _monotone(row.python, row.monotone, row.bounds, found[0])
+        if fn in FLAT_BELOW and math.isfinite(out.low):
+            out = Interval(out.low, out.high, False, out.high_open)
+        if fn in FLAT_ABOVE and math.isfinite(out.high):
+            out = Interval(out.low, out.high, out.low_open, False)
+        return out
     low, high = row.bounds
     return Interval(low, high, low == -INF, high == INF)
 
@@ -234,7 +243,7 @@ def _inverse(x: Interval) -> Interval:
 
 
 def _power(base: Interval, exponent: Interval, n: float | None) -> Interval:
-    if n is not None and n == int(n) and n >= 0:
+    if n is not None and float(n).is_integer() and n >= 0:
         out = point(1.0)
         for _ in range(min(int(n), 16)):
             out = _times(out, base)

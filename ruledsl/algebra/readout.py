@@ -38,6 +38,8 @@ def token_form(rule: typed.Rule) -> tuple[TokenForm | None, str]:
 def form_of(analysis: Analysis) -> tuple[TokenForm | None, str]:
     if not analysis.parts:
         return None, "there is no state"
+    if analysis.hidden:
+        return None, f"`{analysis.hidden[0]}` reads its own past: a state in all but name; runs on the recurrent backend"
     for part in analysis.parts:
         if why := _refusal(part):
             return None, why

@@ -34,11 +34,13 @@ class Coef:
                 return Coef(((value, ()),)) if value else ZERO
             case Apply("neg", (x,)):
                 return Coef.of(x).times(MINUS)
+            case Apply("sub", (x, y)) if x == y:
+                return ZERO
             case Apply("mul", (x, y)):
                 return Coef.of(x).times(Coef.of(y))
             case Apply("div", (x, y)):
                 return Coef.of(x).times(Coef.of(y).inverse(y))
-            case Apply("pow", (x, Number(n))) if n == int(n) and abs(n) <= 8:
+            case Apply("pow", (x, Number(n))) if float(n).is_integer() and abs(n) <= 8:
                 base = Coef.of(x) if n > 0 else Coef.of(x).inverse(x)
                 if n and len(base.terms) == 1:
                     (c, powers), count = base.terms[0], abs(int(n))
@@ -55,11 +57,14 @@ class Coef:
         return Coef(((1.0, ((expr, -1),)),))
 
     def times(self, other: Coef) -> Coef:
-        out = ZERO
+        out: dict[frozenset[tuple[Expr, int]], tuple[float, Powers]] = {}
         for c, x in self.terms:
             for d, y in other.terms:
-                out = out.plus(Coef(((c * d, _join(x, y)),)))
-        return out
+                powers = _join(x, y)
+                key = frozenset(powers)
+                old = out.get(key, (0.0, powers))
+                out[key] = (old[0] + c * d, old[1])
+        return Coef(tuple((c, p) for c, p in out.values() if c))
 
     def plus(self, other: Coef) -> Coef:
         out = {frozenset(p): (c, p) for c, p in self.terms}

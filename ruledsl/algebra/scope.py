@@ -39,7 +39,9 @@ class Scope:
     ranges: dict[str, typed.Interval] = field(default_factory=dict)  # of lets, filled by `ranges`
     matrices: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # parts of matrix lets, filled by `sides`
     logs: dict[str, Expr | None] = field(default_factory=dict)  # logarithms of lets, filled by `logarithm`
+    lengths: dict[str, float] = field(default_factory=dict)  # bounds on the norms of vector lets, filled by `norms`
     _seen: dict[str, Seen] = field(default_factory=dict)
+    _known: dict[int, tuple[Expr, Seen]] | None = None  # by identity; the node is held so that its number stays its own
     _states: list[State] | None = None
 
     def __post_init__(self) -> None:
@@ -55,6 +57,7 @@ class Scope:
                     raise AssertionError("the rule is not unrolled")
         for name in self.lets:  # in order, so that a long chain of lets needs no deep recursion
             self.seen(typed.Ref(name, Role.LET, typed.SCALAR))
+        self._known = {}  # not before: while lets are looked at, one that reads its own past is not finished
 
     @property
     def states(self) -> list[State]:
@@ -86,9 +89,13 @@ class Scope:
                         self._seen[name] = self.seen(self.lets[name])
                 inner = self._seen[name]
                 return inner if lag is None else Seen(before=inner.now | inner.before, frozen=inner.frozen)
+        if self._known is not None and id(expr) in self._known:
+            return self._known[id(expr)][1]
         out = Seen()
         for child in typed.children(expr):
             out |= self.seen(child)
+        if self._known is not None:
+            self._known[id(expr)] = expr, out
         return out
 
     def let(self, expr: Expr) -> Expr:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from ruledsl.algebra.analysis import Analysis, Part
 from ruledsl.algebra.reparam import change_of_variables
 from ruledsl.algebra.scope import Scope, State
+from ruledsl.algebra.through import through
 from ruledsl.algebra.verdict import Kind, Stratum
 from ruledsl.lang import typed
 from ruledsl.lang.source import Span
 from ruledsl.lang.typed import Expr, Role
 
 # Entry by entry, maps made of these alone may stay in a small family, though no recogniser found it.
-MAY_COMPOSE = frozenset({"max", "min", "relu", "abs", "log", "exp", "logaddexp", "pow", "sqrt", "div"})
+MAY_COMPOSE = frozenset(
+    {"max", "min", "relu", "abs", "log", "exp", "logaddexp", "softplus", "logsigmoid", "pow", "sqrt", "div"}
+)
 RATIONAL = frozenset({"add", "sub", "neg", "mul", "div", "pow", "where", "stopgrad"})
 
 
@@ -23,6 +26,7 @@ def broken(analysis: Analysis, part: Part, names: tuple[str, ...]) -> Stratum:
     source = analysis.rule.source.slice(failure.span)
     quoted = f"`{source}`: " if source else ""
     why = "its gradient is not linear in the state" if _in_a_loss(analysis.written, failure.span) else failure.why
+    why += through(analysis, part.states, failure.span)
     shape = jacobian(scope, part.states)
     structure = f"{shape} Jacobian"
     reason = f"{quoted}{why}; the token's Jacobian is {shape}"

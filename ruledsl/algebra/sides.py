@@ -178,10 +178,11 @@ class Shape(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """diagonal-like part plus rank."""
+    """diagonal-like part plus rank; `bare`: there is no such part, the rank is all."""
 
     shape: Shape
     rank: int
+    bare: bool = False
 
     @property
     def plain(self) -> bool:
@@ -203,12 +204,21 @@ def side(found: list[Part]) -> Side:
         return Side(Shape.DIAGONAL, rank)
     if len(flat) == 1 and flat[0].coef.literal == 1:
         return Side(Shape.IDENTITY, rank)
-    return Side(Shape.SCALAR, rank)
+    return Side(Shape.SCALAR, rank, bare=not flat)
 
 
 def both(x: Side, y: Side) -> Side:
-    """Of a product of two such matrices: ranks add."""
-    order = list(Shape)
-    a, b = sorted((x.shape, y.shape), key=order.index)
-    clash = {a, b} == {Shape.TURN, Shape.MONOMIAL}
-    return Side(Shape.DENSE if clash else b, x.rank + y.rank)
+    """Of a product of two such matrices: ranks add, but a bare factor bounds the rank whatever stands beside it."""
+    if x.bare or y.bare:
+        return Side(Shape.SCALAR, min(s.rank for s in (x, y) if s.bare), bare=True)
+    return Side(_joined(x.shape, y.shape), x.rank + y.rank)
+
+
+def either(x: Side, y: Side) -> Side:
+    """What holds for the one and for the other."""
+    return Side(_joined(x.shape, y.shape), max(x.rank, y.rank), x.bare and y.bare)
+
+
+def _joined(x: Shape, y: Shape) -> Shape:
+    a, b = sorted((x, y), key=list(Shape).index)
+    return Shape.DENSE if {a, b} == {Shape.TURN, Shape.MONOMIAL} else b

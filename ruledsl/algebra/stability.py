@@ -6,20 +6,23 @@ The norms of the sub-steps multiply (`norms`). What the bound leaves open is dec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ruledsl.algebra.affine import Term
 from ruledsl.algebra.analysis import Analysis, Part
-from ruledsl.algebra.norms import INF, ONE, Bound, added, side_bound, term_bound
+from ruledsl.algebra.coupled_norms import block_bound
+from ruledsl.algebra.horizon import horizon
+from ruledsl.algebra.norms import INF, ONE, Bound, map_bound
 from ruledsl.algebra.scope import Scope
 from ruledsl.algebra.sides import PartKind
 from ruledsl.algebra.steps import Factored
 from ruledsl.algebra.verdict import Stability
-from ruledsl.algebra.witness import growth
+from ruledsl.algebra.witness import growth, told
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Expr, Interval
 
+LONGEST = 200  # of a bound's text that settles nothing
 _ORDER = ("contractive", "marginal", "not proven", "can grow", "not applicable")
 
 
@@ -28,39 +31,61 @@ def stability(analysis: Analysis, sizes: Mapping[str, int]) -> Stability:
     if not analysis.parts:
         return Stability("not applicable", "", "there is no state")
     try:
-        found = [_stratum(analysis, part, sizes) for part in analysis.parts]
+        found = [of_part(analysis, part, sizes) for part in analysis.parts]
     except RecursionError:
         return Stability("not proven", "", "the rule is nested too deeply for the checker")
     worst = max(found, key=lambda s: _ORDER.index(s.claim))
-    if len(found) == 1 or worst.claim == "not applicable":
+    if len(found) == 1:
         return worst
-    bounds = "; ".join(f"{_names(p)}: {s.bound}" for p, s in zip(analysis.parts, found, strict=True) if s.bound)
-    assumed = tuple(dict.fromkeys(a for s in found for a in s.assumptions))
-    deciding = analysis.parts[found.index(worst)]
-    return Stability(worst.claim, bounds, f"{_names(deciding)}: {worst.proof}", assumed)
+    named = [(_names(p), s) for p, s in zip(analysis.parts, found, strict=True)]
+    return replace(
+        worst,
+        bound=_listed((n, s.bound) for n, s in named),
+        proof=worst.proof if worst.claim == "not applicable" else f"{named[found.index(worst)][0]}: {worst.proof}",
+        assumptions=tuple(dict.fromkeys(a for s in found for a in s.assumptions)),
+        memory=_listed((n, s.memory) for n, s in named),
+        growth=_listed((n, s.growth) for n, s in named),
+        rate=None if any(s.rate is None for s in found) else worst.rate,
+    )
+
+
+def _listed(named: Iterable[tuple[str, str]]) -> str:
+    """One text per stratum; strata with the same text are named together."""
+    told: dict[str, list[str]] = {}
+    for name, text in named:
+        if text:
+            told.setdefault(text, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in told.items())
 
 
 def _names(part: Part) -> str:
     return ", ".join(name if member is None else f"{name}[{member}]" for name, member in part.states)
 
 
-def _stratum(analysis: Analysis, part: Part, sizes: Mapping[str, int]) -> Stability:
+def of_part(analysis: Analysis, part: Part, sizes: Mapping[str, int]) -> Stability:
+    """Of one stratum."""
     scope = analysis.scope
     if part.found is None or part.frozen or part.too_large:
-        return Stability("not applicable", "", f"{_names(part)} is not affine in its own past")
+        many = len(part.states) > 1
+        why = f"{_names(part)} {'are' if many else 'is'} not affine in {'their' if many else 'its'} own past"
+        return Stability("not applicable", "", why)
     terms = [t for s in part.steps for t in s.value.terms] + [t for _, v in part.blocks for t in v.terms]
     used = _assumptions(scope, terms)
     bound = _bound(scope, part)
     claim = "not proven" if bound is None else bound.claim
     shown = "" if bound is None else _shown(bound)
-    if claim != "not proven":
-        return Stability(claim, shown, "from the declared ranges" if used else "for every input", used)
+    lasts = horizon(scope, part, bound)
+    if bound is not None and claim != "not proven":
+        proof = "from the declared ranges" if used else "for every input"
+        return Stability(claim, shown, proof, used, lasts.memory, lasts.growth, bound.value)
+    if len(shown) > LONGEST:
+        shown = ""
     tame = _tamed(scope, part, terms)
     seen = growth(analysis, part, sizes)
     if seen is None:
         why = "the bound does not settle it, and no sequence of 1 to 3 tokens tried grows"
-        return Stability("not proven", shown, why + tame, used)
-    return Stability("can grow", shown, seen + tame, used)
+        return Stability("not proven", shown, why + tame, used, lasts.memory, lasts.growth)
+    return Stability("can grow", shown, told(seen) + tame, used, lasts.memory, lasts.growth, None, seen)
 
 
 def _tamed(scope: Scope, part: Part, terms: list[Term]) -> str:
@@ -117,17 +142,15 @@ def _shown(bound: Bound) -> str:
 
 
 def _bound(scope: Scope, part: Part) -> Bound | None:
-    out = ONE
+    """Of the whole token."""
     if part.blocks:
-        return None
+        return block_bound(scope, part.blocks, part.states)
+    out = ONE
     for step, m in zip(part.steps, part.maps, strict=True):
-        if isinstance(m, Factored):
-            out = out.times(side_bound(scope, m.left)).times(side_bound(scope, m.right))
-            continue
-        if not step.value.terms or any(t.opaque for t in step.value.terms):
+        one = map_bound(scope, step, m)
+        if one is None:
             return None
-        parts = [term_bound(scope, t) for t in step.value.terms]
-        out = out.times(added(parts))
+        out = out.times(one)
     return out
 
 

@@ -2,20 +2,24 @@
 
 Step = Step(version, base, value)             version <- affine in `base` (of one state)
 Map  = Factored(left, right, transposed)      X -> L X R, sides as sums of parts
-     | ElementWise(transposed)                X -> W .* X, or with its transpose
-     | Unfactored(why)                        affine, but no product of two sides
+     | ElementWise(transposed, ways)          X -> W .* X, or with its transpose
+     | Unfactored(why, ways)                  affine, but no product of two sides
+`ways`: by conditions that do not read the state, each token's map is one of these.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from ruledsl.algebra.affine import Affine, Marker, Term, substitute
 from ruledsl.algebra.linear import Linear
 from ruledsl.algebra.scalars import UNIT, Coef
 from ruledsl.algebra.scope import Scope, State
-from ruledsl.algebra.sides import Part, PartKind, merge, parts
+from ruledsl.algebra.sides import Part, PartKind, Shape, merge, parts, side
 from ruledsl.lang import typed
+
+MOST_CONDITIONS = 4  # that choose between maps; each doubles the ways
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,13 @@ class Factored:
 @dataclass(frozen=True, slots=True)
 class ElementWise:
     transposed: bool
+    ways: tuple[Map, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Unfactored:
     why: str
+    ways: tuple[Map, ...] = ()
 
 
 Map = Factored | ElementWise | Unfactored
@@ -113,6 +119,61 @@ def composed(scope: Scope, linear: Linear, states: tuple[State, ...]) -> dict[St
 
 def map_of(scope: Scope, terms: tuple[Term, ...]) -> Map:
     """The linear part of a step."""
+    found = _map_of(scope, terms)
+    conditions = _conditions(terms) if isinstance(found, ElementWise) or _dense(found) else []
+    if not 0 < len(conditions) <= MOST_CONDITIONS:
+        return found
+    ways = tuple(map_of(scope, _where(terms, conditions[0], holds)) for holds in (True, False))
+    flat = tuple(w for way in ways for w in (way.ways if not isinstance(way, Factored) and way.ways else (way,)))
+    if any(isinstance(w, Unfactored) or (isinstance(found, Factored) and _dense(w)) for w in flat):
+        return found
+    if isinstance(found, ElementWise):
+        return replace(found, ways=flat)
+    return Unfactored("a condition chooses between maps that are no product of the same two sides", flat)
+
+
+def _dense(m: Map) -> bool:
+    match m:
+        case Factored(left, right):
+            return Shape.DENSE in (side(list(left)).shape, side(list(right)).shape)
+        case ElementWise():
+            return False
+        case Unfactored():
+            return True
+        case _:
+            assert_never(m)
+
+
+def _mask(atom: typed.Expr) -> tuple[typed.Expr, bool] | None:
+    """A condition and whether it holds, of `where(condition, 1, 0)` and `where(condition, 0, 1)`."""
+    match atom:
+        case typed.Apply("where", (condition, typed.Number(yes), typed.Number(no))) if {yes, no} == {0.0, 1.0}:
+            return condition, yes == 1.0
+    return None
+
+
+def _conditions(terms: tuple[Term, ...]) -> list[typed.Expr]:
+    """The conditions that are factors of some coefficient."""
+    masks = (_mask(atom) for t in terms for _, powers in t.coef.terms for atom, power in powers if power > 0)
+    return list(dict.fromkeys(mask[0] for mask in masks if mask is not None))
+
+
+def _where(terms: tuple[Term, ...], condition: typed.Expr, holds: bool) -> tuple[Term, ...]:
+    """The terms that are left when the condition is known."""
+    out = []
+    for t in terms:
+        kept = []
+        for number, powers in t.coef.terms:
+            masks = [(_mask(atom), atom) for atom, power in powers if power > 0]
+            told = {atom: mask[1] for mask, atom in masks if mask is not None and mask[0] == condition}
+            if all(value is holds for value in told.values()):
+                kept.append((number, tuple((a, p) for a, p in powers if a not in told)))
+        if kept:
+            out.append(replace(t, coef=Coef(tuple(kept))))
+    return tuple(out)
+
+
+def _map_of(scope: Scope, terms: tuple[Term, ...]) -> Map:
     if any(t.opaque for t in terms):
         return Unfactored("not of the form L S R")
     turned = {t.transposed for t in terms}

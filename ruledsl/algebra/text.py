@@ -1,4 +1,7 @@
-"""Typed expressions as short plain text and as LaTeX, for the verdict's transition."""
+"""Typed expressions as short plain text and as LaTeX, for the verdict's transition and its explanation.
+
+A name may carry the token that it is taken at: `k@t` is written k_t (see `dated`).
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,8 @@ _GREEK = {
     "omega",
     "kappa",
 }
+_SIGNS = {"<=": r"\leq", ">=": r"\geq", "==": "="}
+AT = "@"  # no letter of a rule's names
 SUM, TERM, UNARY, FACTOR, ATOM = range(5)
 
 
@@ -46,13 +51,15 @@ def term(expr: Expr, tex: bool) -> str:
 
 
 def name(word: str, tex: bool) -> str:
+    word, _, at = word.partition(AT)
     if not tex:
-        return word
+        return word + (f"_{at}" if len(at) == 1 else f"_{{{at}}}" if at else "")
     stem, digits = re.fullmatch(r"(.*?)(\d*)", word).groups()  # type: ignore[union-attr]
     body = (
         f"\\{stem}" if stem in _GREEK else stem if len(stem) == 1 else f"\\mathrm{{{stem.replace('_', chr(92) + '_')}}}"
     )
-    return f"{body}_{{{digits}}}" if digits else body
+    below = ", ".join(part for part in (digits, at) if part)
+    return f"{body}_{{{below}}}" if below else body
 
 
 def _at(expr: Expr, level: int, tex: bool) -> str:
@@ -62,11 +69,13 @@ def _at(expr: Expr, level: int, tex: bool) -> str:
 
 def _call(fn: str, args: tuple[Expr, ...], tex: bool) -> tuple[str, int]:
     inner = ", ".join(_write(a, tex)[0] for a in args)
-    return (f"\\operatorname{{{fn}}}({inner})" if tex else f"{fn}({inner})"), ATOM
+    if tex and fn == "sqrt":
+        return rf"\sqrt{{{inner}}}", ATOM
+    return (f"\\operatorname{{{fn.replace('_', chr(92) + '_')}}}({inner})" if tex else f"{fn}({inner})"), ATOM
 
 
 def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
 
 
 def _write(expr: Expr, tex: bool) -> tuple[str, int]:
@@ -84,7 +93,7 @@ def _write(expr: Expr, tex: bool) -> tuple[str, int]:
                 return own, ATOM
             steps = build.value_of(lag)
             if tex:
-                return f"{own}_{{t-{_write(lag, tex)[0]}}}", ATOM
+                return name(f"{word}{AT}t-{_write(lag, tex)[0]}", tex), ATOM
             return (f"prev({own})" if steps == 1 else f"prev({own}, {_write(lag, tex)[0]})"), ATOM
         case typed.StateRef(word, _, _, member):
             own = name(word, tex) + ("" if member is None else f"_{{{member}}}" if tex else f"[{member}]")
@@ -93,8 +102,10 @@ def _write(expr: Expr, tex: bool) -> tuple[str, int]:
             return _call("frozen", (), tex)[0].replace("()", f"({name(word, tex)}, {_write(chunk, tex)[0]})"), ATOM
         case typed.Member(base, index):
             i = _write(index, tex)[0]
-            return (f"{_at(base, ATOM, tex)}_{{{i}}}" if tex else f"{_at(base, ATOM, tex)}[{i}]"), ATOM
+            inner = _at(base, ATOM, tex)
+            return (f"{inner}_{{{i}}}" if tex and "_" not in inner else f"{inner}[{i}]"), ATOM
         case typed.Compare(op, x, y):
+            op = _SIGNS.get(op, op) if tex else op
             return f"{_at(x, SUM, tex)} {op} {_at(y, SUM, tex)}", SUM
         case typed.Apply("add", (x, y)):
             return f"{_at(x, SUM, tex)} + {_at(y, TERM, tex)}", SUM

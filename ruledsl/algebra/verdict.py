@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from ruledsl.lang import typed
 from ruledsl.lang.source import Span
@@ -129,6 +130,18 @@ class Stratum:
 
 
 @dataclass(frozen=True, slots=True)
+class Witness:
+    """Tokens that, repeated in this order, multiply the state by `rate` each. Values are lists of rows, or lists of
+    such for families."""
+
+    rate: float
+    tokens: tuple[dict[str, Any], ...]  # the inputs that the transition uses
+    params: dict[str, Any]
+    sizes: dict[str, int]
+    wild: bool  # undeclared inputs of any size; otherwise scalars in [0, 1] and vectors of norm 1
+
+
+@dataclass(frozen=True, slots=True)
 class Stability:
     """A bound on the norm of the token's linear map, from the declared ranges."""
 
@@ -136,6 +149,10 @@ class Stability:
     bound: str  # the bound as text, e.g. "max(|a|, |a - b|) <= 1"
     proof: str  # how it follows, or the witness
     assumptions: tuple[str, ...] = ()  # promises the claim rests on
+    memory: str = ""  # how fast a write fades
+    growth: str = ""  # a bound on the state's norm after T tokens
+    rate: float | None = None  # what the norm of one token's map never exceeds, where it is proven to be 1 or less
+    witness: Witness | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +192,20 @@ class Verdict:
     @property
     def blame(self) -> Span | None:
         return max(self.strata, key=lambda s: s.kind.number).blame if self.strata else None
+
+    def explain(self) -> str:
+        """What `ruledsl explain` prints: why, how tokens compose, the chunk form, the adjoint, what would fix a no."""
+        from ruledsl.algebra.explain import explain
+        from ruledsl.algebra.explain.render import plain
+
+        return plain(explain(self))
+
+    def _repr_latex_(self) -> str:
+        from ruledsl.algebra.explain.notebook import latex
+
+        return latex(self)
+
+    def _repr_markdown_(self) -> str:
+        from ruledsl.algebra.explain.notebook import markdown
+
+        return markdown(self)

@@ -1,36 +1,42 @@
 """A search for tokens that make the state grow: products of 1 to 3 tokens at the edges of the declared ranges.
 
 The linear part of each token is evaluated at small sizes; a product whose spectral radius exceeds 1 is a witness, for
-those tokens repeated. Undeclared inputs take tame values first (scalars in [0, 1], vectors of norm at most 1), then
-any. Coefficients that hold a state of another stratum are not searched. The search is seeded: the same rule gives the
+those tokens repeated. A pool of tokens is tried singly, in pairs and in threes; the best sequences are then climbed,
+one input of one token at a time. Undeclared inputs take tame values first, then any (`samples`). Coefficients that hold
+a state of another stratum are not searched. The search is seeded and counts its evaluations: the same rule gives the
 same answer.
 """
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ruledsl.algebra.affine import Affine, Term
+from ruledsl.algebra.affine import Term
 from ruledsl.algebra.analysis import Analysis, Part
-from ruledsl.algebra.evaluate import Matrix, Unknown, evaluate, matmul, spectral_radius
-from ruledsl.algebra.scope import Scope, State
+from ruledsl.algebra.evaluate import Matrix, Unknown, matmul, spectral_radius
+from ruledsl.algebra.samples import Sampler
+from ruledsl.algebra.scope import Scope
+from ruledsl.algebra.token_matrix import entries, token_matrix
+from ruledsl.algebra.verdict import Witness
 from ruledsl.lang import typed
-from ruledsl.lang.typed import Expr, Interval, Role, Type, dim_value
+from ruledsl.lang.typed import Expr, Role
 
-POOL = 32  # tokens, at up to 2 entries of state (eigenvalues in closed form); fewer above
-DRAWS = 3  # of the params
-ENOUGH = 1.1
+POOL = 64  # tokens, at up to 2 entries of state (eigenvalues in closed form); fewer above
+ENOUGH = 2.0  # a rate that needs no further search
+WORK = 1500  # of one climb: tokens times nodes evaluated; the best two climb on, four times as far
+DRAWS = (2, 4)  # pools with tame inputs, then with wild ones, until one holds a witness
+SQUARINGS = 7  # while climbing; the rate that is told is computed with more
 MOST_ENTRIES = 24
 MOST_TERMS = 40
 THRESHOLD = 1.002
-NUDGE = 1e-3
+
+Token = dict[str, Any]
 
 
-def growth(analysis: Analysis, part: Part, bound: Mapping[str, int]) -> str | None:
-    """A sentence that names the growth per token, or None. `bound`: the sizes that the rule was unrolled at."""
+def growth(analysis: Analysis, part: Part, bound: Mapping[str, int]) -> Witness | None:
+    """The fastest growth found, or None. `bound`: the sizes that the rule was unrolled at."""
     scope = analysis.scope
     terms = [t for s in part.steps for t in s.value.terms] + [t for _, v in part.blocks for t in v.terms]
     if any(t.opaque for t in terms) or any(scope.seen(e).every for t in terms for e in _expressions(t)):
@@ -40,74 +46,163 @@ def growth(analysis: Analysis, part: Part, bound: Mapping[str, int]) -> str | No
     sizes = {name: bound.get(name, 2) for name in analysis.rule.sizes}
     sizes |= _idle(scope, part, terms, bound)
     try:
-        entries = sum(_entries(scope, s, sizes) for s in part.states)
+        width = sum(entries(scope, s, sizes) for s in part.states)
     except ValueError:
         return None
-    if entries > MOST_ENTRIES:
+    if width > MOST_ENTRIES:
         return None
-    pool = POOL if entries <= 2 else max(5, 32 // entries)
-    for wild in (False, True):
-        sampler = _Sampler(analysis.rule, sizes, random.Random(0), wild)
-        best = (0.0, 1)
+    tame, wild = (Sampler(analysis.rule, sizes, random.Random(0), wild) for wild in (False, True))
+    for sampler in (*[tame] * DRAWS[0], *[wild] * DRAWS[1]):
         try:
-            for _ in range(DRAWS):
-                best = max(best, _search(scope, part, sampler, _lags(analysis.rule), pool), key=lambda b: b[0])
-                if best[0] > ENOUGH:
-                    break
+            found = _Search(scope, part, sampler, _lags(analysis.rule), width).best()
         except (Unknown, ArithmeticError, ValueError, KeyError):
             return None
-        rate, count = best
-        if rate > THRESHOLD:
-            tokens = "one token, repeated, grows" if count == 1 else f"{count} tokens, repeated, grow"
-            edge = "with undeclared inputs outside [0, 1] or of norm above 1" if wild else "at the edges of the ranges"
-            return f"{tokens} the state {_factor(rate)} per token ({edge})"
+        if found.rate > THRESHOLD:
+            return found
     return None
 
 
-def _search(scope: Scope, part: Part, sampler: _Sampler, lags: list[int], pool: int) -> tuple[float, int]:
-    """The fastest growth per token and its number of tokens, for one draw of the params: all tokens of a pool, all
-    pairs, and the best pairs with a third. With lagged inputs a sequence must agree with itself, so fewer are tried."""
-    params = sampler.params()
-    if lags:
-        return max(
-            (
-                (_rate(_sequence(scope, part, params, [sampler.token() for _ in range(n)], lags, sampler.sizes), n), n)
-                for n in (1, 2, 3)
-                for _ in range(pool // 2)
-            ),
-            key=lambda r: r[0],
-        )
-    tokens = [_sequence(scope, part, params, [sampler.token()], [], sampler.sizes) for _ in range(pool)]
-    found = [(_rate(m, 1), 1) for m in tokens]
-    pairs = [matmul(m, n) for i, m in enumerate(tokens) for n in tokens[:i]]
-    rated = sorted(((_rate(m, 2), i) for i, m in enumerate(pairs)), reverse=True)
-    found += [(rate, 2) for rate, _ in rated[:1]]
-    found += [(_rate(matmul(pairs[i], m), 3), 3) for _, i in rated[:4] for m in tokens]
-    return max(found, key=lambda r: r[0])
+class _Search:
+    """Over the inputs of 1 to 3 tokens and the params, which all tokens share. With lagged inputs a sequence must
+    agree with itself, so its tokens cannot be rated apart."""
 
+    def __init__(self, scope: Scope, part: Part, sampler: Sampler, lags: list[int], width: int) -> None:
+        self.scope, self.part, self.sampler, self.lags, self.width = scope, part, sampler, lags, width
+        used, nodes = _used(scope, part)
+        self.work = max(30, nodes + width**3)
+        self.moves = [s for s in sampler.inputs if s.name in used]
+        self.shared = [s for s in sampler.learned if s.name in used]
 
-def _rate(product: Matrix, count: int) -> float:
-    return float(spectral_radius(product) ** (1 / count))
+    def best(self) -> Witness:
+        starts = self.starts(self.sampler.params())
+        best = max((self.witness(*s) for s in starts), key=lambda w: w.rate)
+        if best.rate > ENOUGH:
+            return best
+        budget = WORK // self.work
+        rated = [(self.rate(*found), found) for found in (self.climb(*start, budget) for start in starts)]
+        rated.sort(key=lambda r: r[0], reverse=True)
+        climbed = [self.climb(*found, 4 * budget) for _, found in rated[:2]]
+        return max([best, *(self.witness(*found) for found in climbed)], key=lambda w: w.rate)
 
+    def starts(self, params: Token) -> list[tuple[Token, list[Token]]]:
+        """The best of a pool: a single token, pairs, and the best pairs with a third."""
+        pool = [self.sampler.token() for _ in range(POOL if self.width <= 2 else max(5, 32 // self.width))]
+        if self.lags:
+            random = self.sampler.random
+            tried = [[[random.choice(pool) for _ in range(n)] for _ in pool] for n in (1, 2, 3)]
+            return [(params, max(some, key=lambda tokens: self.rate(params, tokens))) for some in tried]
+        maps = [self.map(params, [t], 0) for t in pool]
+        numbers = range(len(pool))
+        one = max(numbers, key=lambda i: spectral_radius(maps[i], SQUARINGS))
+        pairs = [(spectral_radius(matmul(maps[j], maps[i]), SQUARINGS), i, j) for i in numbers for j in range(i)]
+        best = sorted(pairs, reverse=True)[:3]
+        chosen = [[one], *([i, j] for _, i, j in best)]
+        for _, i, j in best[:2]:
+            two = matmul(maps[j], maps[i])
+            last = max(numbers, key=lambda k: spectral_radius(matmul(maps[k], two), SQUARINGS))
+            chosen.append([i, j, last])
+        return [(params, [pool[i] for i in which]) for which in chosen]
 
-def _sequence(
-    scope: Scope,
-    part: Part,
-    params: dict[str, Any],
-    tokens: list[dict[str, Any]],
-    lags: list[int],
-    sizes: Mapping[str, int],
-) -> Matrix:
-    """The map of a sequence that repeats."""
-    product: Matrix | None = None
-    for i in range(len(tokens)):
-        env: dict[Any, Any] = {(n, k): v for n, v in params.items() for k in (0, *lags)}
-        for k in (0, *lags):
+    def climb(self, params: Token, tokens: list[Token], budget: int) -> tuple[Token, list[Token]]:
+        """One input of one token, or one param, is changed at a time; what does not lower the rate is kept."""
+        places = [(i, s) for i in range(len(tokens)) for s in self.moves] + [(-1, s) for s in self.shared]
+        if not places:
+            return params, tokens
+        maps = self.maps(params, tokens)
+        rate = _rate(maps, SQUARINGS)
+        for turn in range(budget):
+            i, s = places[turn % len(places)]
+            new, shared = list(tokens), params
+            if i < 0:
+                shared = params | {s.name: self.sampler.moved(s, params[s.name])}
+            else:
+                new[i] = tokens[i] | {s.name: self.sampler.moved(s, tokens[i][s.name])}
+            if i < 0 or self.lags:
+                there = self.maps(shared, new)
+            else:
+                there = [self.map(shared, new, i) if i == j else m for j, m in enumerate(maps)]
+            if (found := _rate(there, SQUARINGS)) >= rate:
+                params, tokens, maps, rate = shared, new, there, found
+        return params, tokens
+
+    def witness(self, params: Token, tokens: list[Token]) -> Witness:
+        rate = self.rate(params, tokens, 16)
+        used = {s.name for s in (*self.moves, *self.shared)}
+        held = {n: v for n, v in params.items() if n in used}
+        seen = tuple({n: v for n, v in t.items() if n in used} for t in tokens)
+        return Witness(rate, seen, held, dict(self.sampler.sizes), self.sampler.wild)
+
+    def rate(self, params: Token, tokens: list[Token], squarings: int = SQUARINGS) -> float:
+        return _rate(self.maps(params, tokens), squarings)
+
+    def maps(self, params: Token, tokens: list[Token]) -> list[Matrix]:
+        return [self.map(params, tokens, i) for i in range(len(tokens))]
+
+    def map(self, params: Token, tokens: list[Token], i: int) -> Matrix:
+        """Of token `i` of a sequence that repeats."""
+        env: dict[Any, Any] = {(n, k): v for n, v in params.items() for k in (0, *self.lags)}
+        for k in (0, *self.lags):
             env |= {(n, k): v for n, v in tokens[(i - k) % len(tokens)].items()}
-        m = _token(scope, part, env, sizes)
-        product = m if product is None else matmul(m, product)
-    assert product is not None
-    return product
+        return token_matrix(self.scope, self.part, env, self.sampler.sizes)
+
+
+def _rate(maps: list[Matrix], squarings: int) -> float:
+    """Growth per token of a sequence of maps, repeated."""
+    product = maps[0]
+    for m in maps[1:]:
+        product = matmul(m, product)
+    return float(spectral_radius(product, squarings) ** (1 / len(maps)))
+
+
+def told(found: Witness) -> str:
+    """The witness as a sentence."""
+    count = len(found.tokens)
+    tokens = "one token, repeated, grows" if count == 1 else f"{count} tokens, repeated, grow"
+    rate = f"{found.rate:.3f} times" if found.rate < 1e6 else "without bound"
+    edge = "undeclared inputs of any size" if found.wild else "undeclared scalars in [0, 1], vectors of norm 1"
+    return f"{tokens} the state {rate} per token ({edge})"
+
+
+def shown(found: Witness) -> str:
+    """Its values to three figures, on one line per token and one for the params; to try it by hand."""
+    sizes = ", ".join(f"{name}={value}" for name, value in found.sizes.items())
+    lines = [f"token {i}: {_values(token)}" for i, token in enumerate(found.tokens, start=1)]
+    lines += [f"params: {_values(found.params)}"] if found.params else []
+    return "\n".join([f"{lines[0]} (at {sizes})" if sizes else lines[0], *lines[1:]])
+
+
+def _values(named: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {_value(value)}" for name, value in named.items())
+
+
+def _value(value: Any) -> str:
+    """A scalar, a vector as its entries, a matrix or a family by rows."""
+    if not isinstance(value, list):
+        return f"{value:.3g}"
+    flat = [row[0] if isinstance(row, list) and len(row) == 1 else row for row in value]
+    return _value(flat[0]) if len(flat) == 1 else f"({', '.join(map(_value, flat))})"
+
+
+def _used(scope: Scope, part: Part) -> tuple[set[str], int]:
+    """The names that the transition depends on, through lets, and the number of nodes of its coefficients."""
+    names: set[str] = set()
+    nodes = 0
+
+    def visit(expr: Expr) -> None:
+        nonlocal nodes
+        nodes += 1
+        if isinstance(expr, typed.Ref) and expr.name not in names:
+            names.add(expr.name)
+            if expr.role in (Role.LET, Role.OUTPUT) and expr.name in scope.lets:
+                visit(scope.lets[expr.name])
+        for child in typed.children(expr):
+            visit(child)
+
+    terms = [t for s in part.steps for t in s.value.terms] + [t for _, v in part.blocks for t in v.terms]
+    for t in terms:
+        for e in _expressions(t):
+            visit(e)
+    return names, nodes
 
 
 def _idle(scope: Scope, part: Part, terms: list[Term], bound: Mapping[str, int]) -> dict[str, int]:
@@ -124,143 +219,9 @@ def _idle(scope: Scope, part: Part, terms: list[Term], bound: Mapping[str, int])
     return {d: 1 for d in (rows | cols) - kept if isinstance(d, str) and d not in bound}
 
 
-def _factor(rate: float) -> str:
-    return f"{rate:.3f} times" if rate < 1e6 else "without bound"
-
-
 def _expressions(t: Term) -> list[Expr]:
     atoms = [a for _, powers in t.coef.terms for a, _ in powers]
     return [*atoms, *t.left, *t.right, *([] if t.weight is None else [t.weight])]
-
-
-# ------------------------------------------------------------------------------------------------ the map as a matrix
-
-
-def _token(scope: Scope, part: Part, env: dict[Any, Any], sizes: Mapping[str, int]) -> Matrix:
-    """The token's linear part on the stacked entries of the stratum's states."""
-    order = list(part.states)
-    if part.blocks:
-        return _matrix(scope, order, dict(part.blocks), env, sizes)
-    state = part.states[0]
-    out: Matrix | None = None
-    for step in part.steps:
-        m = _matrix(scope, order, {state: step.value}, env, sizes)
-        out = m if out is None else matmul(m, out)
-    if out is None:
-        n = _entries(scope, state, sizes)
-        out = [[float(i == j) for j in range(n)] for i in range(n)]
-    return out
-
-
-def _entries(scope: Scope, state: State, sizes: Mapping[str, int]) -> int:
-    type = scope.symbols[state[0]].type
-    return dim_value(type.rows, sizes) * dim_value(type.cols, sizes)
-
-
-def _matrix(
-    scope: Scope, order: list[State], values: Mapping[State, Affine], env: dict[Any, Any], sizes: Mapping[str, int]
-) -> Matrix:
-    widths = [_entries(scope, s, sizes) for s in order]
-    starts = [sum(widths[:i]) for i in range(len(order))]
-    n = sum(widths)
-    out = [[0.0] * n for _ in range(n)]
-    for i, target in enumerate(order):
-        if target not in values:
-            for k in range(widths[i]):
-                out[starts[i] + k][starts[i] + k] = 1.0
-            continue
-        for t in values[target].terms:
-            j = order.index(t.marker.state)
-            for row, column, value in _term(scope, t, env, sizes):
-                out[starts[i] + row][starts[j] + column] += value
-    return out
-
-
-def _term(scope: Scope, t: Term, env: dict[Any, Any], sizes: Mapping[str, int]) -> Iterator[tuple[int, int, float]]:
-    """Entries (row, column, value) of vec(X) -> vec(coef L (W .* X^tau) R), row-major."""
-
-    def value(e: Expr) -> Matrix:
-        return evaluate(e, env, scope.lets, sizes)
-
-    type = t.marker.type if not t.transposed else Type(t.marker.type.cols, t.marker.type.rows)
-    rows, cols = dim_value(type.rows, sizes), dim_value(type.cols, sizes)
-    coef = value(t.coef.expr())[0][0]
-    left = _chain([value(f) for f in t.left], rows)
-    right = _chain([value(f) for f in t.right], cols)
-    weight = None if t.weight is None else value(t.weight)
-    width = len(right[0])
-    for i, row in enumerate(left):
-        for r in range(rows):
-            for c in range(cols):
-                for j in range(width):
-                    v = coef * row[r] * right[c][j] * (1.0 if weight is None else weight[r][c])
-                    if v:
-                        source = c * rows + r if t.transposed else r * cols + c
-                        yield i * width + j, source, v
-
-
-def _chain(factors: list[Matrix], n: int) -> Matrix:
-    out = [[float(i == j) for j in range(n)] for i in range(n)]
-    for i, f in enumerate(factors):
-        out = f if i == 0 else matmul(out, f)
-    return out
-
-
-# ------------------------------------------------------------------------------------------------ samples
-
-
-class _Sampler:
-    """Values for inputs, params and consts."""
-
-    def __init__(self, rule: typed.Rule, sizes: Mapping[str, int], source: random.Random, wild: bool) -> None:
-        self.sizes, self.random, self.wild = sizes, source, wild
-        self.inputs = rule.of(Role.INPUT)
-        self.learned = [s for role in (Role.PARAM, Role.CONST) for s in rule.of(role) if s.init is None]
-        self.given = {
-            s.name: evaluate(s.init, {("head", 0): 0}, {}, sizes) for s in rule.of(Role.CONST) if s.init is not None
-        }
-
-    def token(self) -> dict[str, Any]:
-        return {s.name: self.family(s) for s in self.inputs}
-
-    def params(self) -> dict[str, Any]:
-        return self.given | {s.name: self.family(s) for s in self.learned}
-
-    def family(self, s: typed.Symbol, dims: tuple[typed.Dim, ...] | None = None) -> Any:
-        dims = s.type.family if dims is None else dims
-        if dims:
-            return [self.family(s, dims[1:]) for _ in range(dim_value(dims[0], self.sizes))]
-        rows, cols = dim_value(s.type.rows, self.sizes), dim_value(s.type.cols, self.sizes)
-        if s.perm:
-            order = list(range(rows))
-            self.random.shuffle(order)
-            return [[float(order[i] == j) for j in range(cols)] for i in range(rows)]
-        if s.unit or (s.interval is None and not s.type.is_scalar):
-            return self.direction(rows, cols, 1.0 if s.unit else 4.0 if self.wild else 1.0)
-        return [[self.entry(s.interval) for _ in range(cols)] for _ in range(rows)]
-
-    def direction(self, rows: int, cols: int, size: float) -> Matrix:
-        """Of norm `size`, sometimes along an axis."""
-        values = [[self.random.gauss(0, 1) for _ in range(cols)] for _ in range(rows)]
-        if size > 1 and self.random.random() < 0.5:  # saturates what a gate squashes
-            return [[self.random.choice((-12.0, -1.0, 1.0, 12.0)) for _ in range(cols)] for _ in range(rows)]
-        if self.random.random() < 0.3:
-            values = [[float(i == 0 and j == 0) for j in range(cols)] for i in range(rows)]
-        norm = math.sqrt(sum(v * v for r in values for v in r)) or 1.0
-        return [[v * size / norm for v in r] for r in values]
-
-    def entry(self, x: Interval | None) -> float:
-        if x is None:
-            return (
-                self.random.choice((-3.0, -1.0, 0.5, 1.0, 3.0))
-                if self.wild
-                else self.random.choice((0.0, 0.5, 1.0, self.random.random()))
-            )
-        low = x.low if math.isfinite(x.low) else min(-10.0, x.high - 10)
-        high = x.high if math.isfinite(x.high) else max(10.0, x.low + 10)
-        span = (high - low) * NUDGE
-        low, high = low + span * x.low_open, high - span * x.high_open
-        return self.random.choice((low, high, self.random.uniform(low, high)))
 
 
 def _timed(scope: Scope, expr: Expr, visited: set[str]) -> bool:
@@ -285,8 +246,6 @@ def _lags(rule: typed.Rule) -> list[int]:
     )
 
 
-def _refs(expr: Expr) -> Iterator[typed.Ref]:
-    if isinstance(expr, typed.Ref):
-        yield expr
-    for child in typed.children(expr):
-        yield from _refs(child)
+def _refs(expr: Expr) -> list[typed.Ref]:
+    own = [expr] if isinstance(expr, typed.Ref) else []
+    return [*own, *(r for child in typed.children(expr) for r in _refs(child))]

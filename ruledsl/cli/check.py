@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ruledsl.cli.exits import Exit, Stop
+from ruledsl.cli.options import Format, Need
 
 if TYPE_CHECKING:
     from ruledsl.algebra.verdict import Verdict
     from ruledsl.lang.diagnostic import RuleError
-
-
-class Format(StrEnum):
-    HUMAN = "human"
-    JSON = "json"
-
-
-class Need(StrEnum):
-    CHUNK = "chunk"
 
 
 def check(
@@ -39,24 +29,75 @@ def check(
     require: Annotated[
         Need | None, typer.Option(help="Fail (status 1) unless a chunk of tokens can be computed at once.")
     ] = None,
+    table: Annotated[bool, typer.Option("--table", help="Compare the rules in one table, with their prices.")] = False,
+    sizes: Annotated[
+        str | None, typer.Option(metavar="K=128,V=128,H=16,T=4096,B=8", help="Say what it costs at these sizes.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="On this device: h200, h100, a100, l4, rtx4090, cpu.")
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Run the rule and hold the verdict against the numbers (loads torch).")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Check again whenever a file changes, until Ctrl-C.")] = False,
 ) -> None:
     """Say whether a rule can be trained in parallel, why, whether it is stable, and what it costs."""
+    from ruledsl.cli.sizes import sizes as parsed
+
     if not files and not text:
         raise Stop(Exit.USAGE, "nothing to check: give a FILE, a name of the collection, - or -e RULE")
-    status = Exit.FINE
-    records: list[dict[str, Any]] = []
-    for number, (name, is_text) in enumerate([*((f, False) for f in files or ()), *((t, True) for t in text or ())]):
-        answer, one = _judge(name, is_text)
-        status = max(
-            status, one if isinstance(answer, Exception) or require is None or answer.kind.parallel else Exit.REFUSED
-        )
-        if format is Format.JSON:
-            records.append(_record(answer))
-        else:
-            _print(answer, require, gap=number > 0)
-    if format is Format.JSON:
-        print(json.dumps({"version": 1, "rules": records}, indent=2, ensure_ascii=False))
-    raise typer.Exit(status)
+    if table and format not in (Format.HUMAN, Format.JSON):
+        raise Stop(Exit.USAGE, f"--table goes with --format human or json, not {format}")
+    priced = table or sizes is not None or device is not None
+    asked = Asked(
+        [*((f, False) for f in files or ()), *((t, True) for t in text or ())],
+        format,
+        require,
+        table,
+        parsed(sizes or "") if priced else None,
+        device or "h200",
+        probe,
+    )
+    if not watch:
+        raise typer.Exit(_once(asked))
+    if text or not files or "-" in files:
+        raise Stop(Exit.USAGE, "--watch needs files: standard input and -e do not change")
+    from ruledsl.cli.read import path_of
+    from ruledsl.cli.watch import watch as keep_watching
+
+    keep_watching([path_of(name) for name in files], lambda: _once(asked))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    rules: list[tuple[str, bool]]  # a name, or a text
+    format: Format
+    require: Need | None
+    table: bool
+    sizes: dict[str, int] | None  # None: no price in numbers
+    device: str
+    probe: bool = False
+
+
+def _once(asked: Asked) -> Exit:
+    from ruledsl.cli import say
+    from ruledsl.cli.print_answers import print_answers
+    from ruledsl.lang.diagnostic import RuleError
+
+    found = [_judge(name, is_text) for name, is_text in asked.rules]
+    print_answers([answer for answer, _ in found], asked)
+    status = max(exit for _, exit in found)
+    for answer, _ in found:
+        if asked.probe and not isinstance(answer, RuleError):
+            from ruledsl.cli.probe import probe
+
+            status = max(status, probe(answer, quiet=asked.format is not Format.HUMAN))
+        if asked.require and not isinstance(answer, RuleError) and not answer.kind.parallel:
+            status = max(status, Exit.REFUSED)
+            if asked.format is Format.HUMAN:
+                name = answer.rule.source.name
+                say.error(f"{name}: --require {asked.require.value} is not met: the verdict is {answer.kind}")
+    return status
 
 
 def _judge(name: str, is_text: bool) -> tuple[Verdict | RuleError, Exit]:
@@ -72,27 +113,3 @@ def _judge(name: str, is_text: bool) -> tuple[Verdict | RuleError, Exit]:
         return judge(source), Exit.FINE
     except RuleError as error:
         return error, Exit.REFUSED
-
-
-def _record(answer: Verdict | RuleError) -> dict[str, Any]:
-    from ruledsl.cli import record
-    from ruledsl.lang.diagnostic import RuleError
-
-    return record.refused(answer) if isinstance(answer, RuleError) else record.judged(answer)
-
-
-def _print(answer: Verdict | RuleError, require: Need | None, gap: bool) -> None:
-    from ruledsl.cli import say
-    from ruledsl.cli.report import report
-    from ruledsl.lang.diagnostic import RuleError
-
-    if isinstance(answer, RuleError):
-        say.diagnostics(answer)
-        return
-    if gap:
-        print()
-    report(answer)
-    if require and not answer.kind.parallel:
-        sys.stdout.flush()
-        name = answer.rule.source.name
-        print(f"ruledsl: {name}: --require {require.value} is not met: the verdict is {answer.kind}", file=sys.stderr)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -30,18 +32,26 @@ def compile_(
     if output == "-":
         sys.stdout.write(text)
         return
-    _write(Path(output), text)
+    _write(Path(output), text, Path(file))
     print(f"{output}: {text.count(chr(10))} lines")
 
 
-def _write(path: Path, text: str) -> None:
-    """All of it or nothing: an interrupted run leaves no half module."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+def _write(path: Path, text: str, rule: Path) -> None:
+    """All of it or nothing: an interrupted run leaves no half module. A link is replaced, never written through; the
+    rule itself, and what is no ordinary file, are left alone."""
+    part = path.parent / f".ruledsl-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         if path.is_dir():
             raise IsADirectoryError(21, "it is a folder")
-        part.write_text(text, encoding="utf-8")
+        if path.exists():
+            if not path.is_file():
+                raise FileExistsError(17, "it is no ordinary file; `-o -` is standard output")
+            if rule.exists() and path.samefile(rule):
+                raise FileExistsError(17, "it is the rule")
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w", encoding="utf-8") as file:
+            file.write(text)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise Stop(Exit.USAGE, f"cannot write {path}: {error.strerror}") from None
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise Stop(Exit.USAGE, f"cannot write `{path}`: {error.strerror}") from None

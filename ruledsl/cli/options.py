@@ -20,6 +20,17 @@ class Stage(StrEnum):
     SOURCE = "source"
 
 
+class Format(StrEnum):
+    HUMAN = "human"
+    JSON = "json"
+    GITHUB = "github"
+    SARIF = "sarif"
+
+
+class Need(StrEnum):
+    CHUNK = "chunk"
+
+
 class Notation(StrEnum):
     TEXT = "text"
     LATEX = "latex"

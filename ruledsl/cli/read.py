@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ruledsl.algebra.verdict import Verdict
+    from ruledsl.lang.diagnostic import RuleError
     from ruledsl.lang.source import Source
 
 
@@ -21,11 +22,32 @@ def read(name: str) -> Source:
 
     if name == "-":
         return decode(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>")
+    path = path_of(name)
+    if name.isidentifier() and not os.path.lexists(path):
+        raise _unknown(name)
+    found = load_source(path)
+    return found if path == Path(name) else replace(found, name=name)
+
+
+def path_of(name: str) -> Path:
+    """The file that a word on the command line means: a path, or else a rule of the collection."""
     if name.isidentifier() and not os.path.lexists(name):
-        known = next((path for path in collection() if path.stem == name), None)
-        if known is not None:
-            return replace(load_source(known), name=name)
-    return load_source(Path(name))
+        return next((path for path in collection() if path.stem == name), Path(name))
+    return Path(name)
+
+
+def _unknown(name: str) -> RuleError:
+    """For a word that is neither a file nor a rule of the collection."""
+    from difflib import get_close_matches
+
+    from ruledsl.lang.diagnostic import Diagnostic, RuleError
+    from ruledsl.lang.source import Source, Span
+
+    near = get_close_matches(name, [path.stem for path in collection()], n=3)
+    meant = f"did you mean {' or '.join(f'`{n}`' for n in near)}?"
+    hint = meant if near else "give the path of a file, a name that `ruledsl rules` lists, or a text with -e"
+    found = Diagnostic("RD121", f"there is no file and no rule `{name}`", Span(0, 0), hint=hint)
+    return RuleError(Source("", name), [found])
 
 
 def judge(source: Source) -> Verdict:

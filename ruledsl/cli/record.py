@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from ruledsl.algebra.verdict import Stratum, Verdict
+from ruledsl.algebra.verdict import Stratum, Verdict, Witness
+from ruledsl.cli.findings import findings
 from ruledsl.lang.diagnostic import RuleError
 from ruledsl.lang.render import to_json
 from ruledsl.lang.source import Source, Span
@@ -29,6 +31,10 @@ def judged(verdict: Verdict) -> dict[str, Any]:
             "bound": verdict.stability.bound,
             "proof": verdict.stability.proof,
             "assumptions": list(verdict.stability.assumptions),
+            "rate": verdict.stability.rate,
+            "memory": verdict.stability.memory,
+            "growth": verdict.stability.growth,
+            "witness": _witness(verdict.stability.witness),
         },
         "price": {
             "state_bytes": verdict.price.state_bytes,
@@ -39,7 +45,7 @@ def judged(verdict: Verdict) -> dict[str, Any]:
             "note": verdict.price.note,
         },
         "notes": list(dict.fromkeys((*verdict.rule.notes, *verdict.notes))),
-        "diagnostics": [],
+        "diagnostics": to_json(findings(verdict)),
     }
 
 
@@ -60,6 +66,11 @@ def _stratum(source: Source, stratum: Stratum) -> dict[str, Any]:
         "reason": stratum.reason,
         "blame": _place(source, stratum.blame),
     }
+
+
+def _witness(found: Witness | None) -> dict[str, Any] | None:
+    """Tokens in the order of their repetition; values as lists of rows, families as lists of such."""
+    return None if found is None else asdict(found)
 
 
 def _place(source: Source, span: Span | None) -> dict[str, Any] | None:

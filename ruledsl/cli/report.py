@@ -8,10 +8,14 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
+from ruledsl.algebra.gate_notes import gate_notes
 from ruledsl.algebra.verdict import Kind, Verdict
-from ruledsl.cli.remedy import remedy
+from ruledsl.algebra.witness import shown
+from ruledsl.cli import priced
+from ruledsl.cli.findings import blame_note
+from ruledsl.cli.priced import Priced
 from ruledsl.cli.say import console, diagnostics
-from ruledsl.lang.diagnostic import Diagnostic, RuleError, Severity
+from ruledsl.lang.diagnostic import RuleError
 
 COLOUR = {Kind.DENSE: "bold yellow", Kind.SEQUENTIAL: "bold red", Kind.UNDECIDED: "bold yellow"}
 LABEL = 14  # columns before the text of a fact
@@ -26,18 +30,16 @@ MEANING = {
 }
 
 
-def report(verdict: Verdict) -> None:
+def report(verdict: Verdict, price: Priced | None = None) -> None:
     """Everything that `check` says about a rule that is one, in the order: what, why, how stable, at what price."""
     out = console()
     out.print(headline(verdict), soft_wrap=True)
-    for label, text in _facts(verdict):
+    for label, text in [*_facts(verdict), *([] if price is None else priced.lines(price)), *_notes(verdict)]:
         for i, line in enumerate(_wrapped(text, out.width - LABEL)):
             out.print(f"  {label if i == 0 else '':{LABEL - 2}}{line}", soft_wrap=True)
-    if verdict.blame is not None and not verdict.kind.parallel:
-        label = f"{verdict.kind} because of this"
-        found = Diagnostic("RD701", verdict.reason, verdict.blame, label, hint=remedy(verdict), severity=Severity.NOTE)
+    if (blame := blame_note(verdict)) is not None:
         print()
-        diagnostics(RuleError(verdict.rule.source, [found]), sys.stdout)
+        diagnostics(RuleError(verdict.rule.source, [blame]), sys.stdout)
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -60,7 +62,8 @@ def headline(verdict: Verdict) -> Text:
 
 def _facts(verdict: Verdict) -> Iterator[tuple[str, str]]:
     stability, price = verdict.stability, verdict.price
-    yield "transition", verdict.transition
+    if verdict.transition:
+        yield "transition", verdict.transition
     yield "why", verdict.reason
     if len(verdict.strata) > 1:
         for stratum in verdict.strata:
@@ -70,12 +73,24 @@ def _facts(verdict: Verdict) -> Iterator[tuple[str, str]]:
         yield "", stability.proof
     for promise in stability.assumptions:
         yield "", f"given {promise}"
-    yield "state", f"{price.state_bytes} bytes per head, whatever the length"
-    yield "training", f"{price.train_flops} flops, {price.train_bytes} bytes per token and head"
-    yield "decoding", f"{price.decode_flops} flops, {price.decode_bytes} bytes per token and head"
+    if stability.witness is not None:
+        yield "", shown(stability.witness)
+    if stability.memory:
+        yield "memory", stability.memory
+        yield "growth", stability.growth
+    if price.state_bytes:
+        yield "state", f"{price.state_bytes} bytes per head, whatever the length"
+        yield "training", f"{price.train_flops} flops, {price.train_bytes} bytes per token and head"
+        yield "decoding", f"{price.decode_flops} flops, {price.decode_bytes} bytes per token and head"
     if price.note:
-        yield "", price.note
+        yield "" if price.state_bytes else "price", price.note
     if verdict.token is None and verdict.no_form:
         yield "chunk form", f"none: {verdict.no_form}"
+
+
+def _notes(verdict: Verdict) -> Iterator[tuple[str, str]]:
     for note in dict.fromkeys((*verdict.rule.notes, *verdict.notes)):
         yield "note", note
+    for found in gate_notes(verdict):
+        hint = f"; {found.hint}" if found.hint else ""
+        yield "note", f"{found.code}: {found.headline}; {found.label}{hint}"

@@ -36,6 +36,12 @@ def diagnostics(error: RuleError, to: TextIO | None = None) -> None:
     print(render(error, width, color=terminal and not os.environ.get("NO_COLOR")), end="", file=to)
 
 
+def error(message: str) -> None:
+    """One line on standard error, after what was printed so far."""
+    sys.stdout.flush()
+    print(f"ruledsl: {message}", file=sys.stderr)
+
+
 @contextmanager
 def told(status: Exit = Exit.REFUSED) -> Iterator[None]:
     """Prints the diagnostics of a text that is no rule and ends the command with `status`."""

@@ -97,7 +97,10 @@ class Walk:
             if any(d.code != NO_FORM for d in error.diagnostics):
                 raise
             token, schedule = None, None
-        return pipeline.module(found.rule, found.sizes, self.origin, token, schedule)
+        try:
+            return pipeline.module(found.rule, found.sizes, self.origin, token, schedule)
+        except Unsupported as error:
+            raise Stop(Exit.REFUSED, str(error)) from None
 
     def _no_kernels(self, error: Unsupported) -> Stop:
         return Stop(Exit.REFUSED, f"--backend triton: {error}")

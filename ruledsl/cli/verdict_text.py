@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ruledsl.algebra.text import plain
 from ruledsl.algebra.verdict import Decay, MatrixForm, Read, TokenForm, Verdict, Write
+from ruledsl.algebra.witness import shown
 from ruledsl.lang.source import Span
 
 
@@ -16,7 +17,8 @@ def verdict_text(verdict: Verdict) -> str:
 
 def _lines(verdict: Verdict) -> Iterator[str]:
     yield f"verdict     {verdict.kind} ({verdict.kind.number})"
-    yield "transition  " + verdict.transition.replace("\n", f"\n{' ' * 12}")
+    if verdict.transition:
+        yield "transition  " + verdict.transition.replace("\n", f"\n{' ' * 12}")
     for stratum in verdict.strata:
         rank = "" if stratum.rank is None else f", rank {stratum.rank} per token"
         yield f"stratum     {', '.join(stratum.states)}: {stratum.kind}, {stratum.structure}{rank}"
@@ -28,12 +30,18 @@ def _lines(verdict: Verdict) -> Iterator[str]:
     yield from (
         f"            {line}" for line in (stability.proof, *(f"given {a}" for a in stability.assumptions)) if line
     )
+    if stability.witness is not None:
+        yield f"            {shown(stability.witness)}".replace("\n", f"\n{' ' * 12}")
+    if stability.memory:
+        yield f"memory      {stability.memory}"
+        yield f"growth      {stability.growth}"
     price = verdict.price
-    yield f"state       {price.state_bytes} bytes per head"
-    yield f"training    {price.train_flops} flops, {price.train_bytes} bytes per token and head"
-    yield f"decoding    {price.decode_flops} flops, {price.decode_bytes} bytes per token and head"
+    if price.state_bytes:
+        yield f"state       {price.state_bytes} bytes per head"
+        yield f"training    {price.train_flops} flops, {price.train_bytes} bytes per token and head"
+        yield f"decoding    {price.decode_flops} flops, {price.decode_bytes} bytes per token and head"
     if price.note:
-        yield f"            {price.note}"
+        yield f"{'' if price.state_bytes else 'price':12}{price.note}"
     yield from (f"note        {note}" for note in dict.fromkeys((*verdict.rule.notes, *verdict.notes)))
     if verdict.token is None:
         yield f"chunk form  none: {verdict.no_form}"

@@ -76,6 +76,9 @@ def _statement_form(words: tuple[Word, ...], place: int, word: Word | None, befo
     if first.text in ("let", "output") and place == 2 and (word is None or word.text != "="):
         at = _after(words[1]) if word is None else word.span
         return Diagnostic("RD120", f"`{first.text}` gives a name to one value", at, "`=` belongs here", hint=f"write {_FORMS[_kind(words)]}")
+    if first.text in _DECLARES and word is not None and word.kind == "name" and before is not None and before.text not in (",", *_OPERATORS):
+        if near := get_close_matches(word.text, ("unit", "perm", "learned", "in"), n=1, cutoff=0.6):
+            return Diagnostic("RD106", f"`{word.text}` is no promise", word.span, "not a word of the language", hint=f"did you mean `{near[0]}`?")
     if first.text in _DECLARES or first.text in ("let", "output"):
         return None
     if "=" not in texts[: place + 1]:

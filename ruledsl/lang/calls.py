@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ruledsl.lang import syntax
-from ruledsl.lang.dims import Size, derive, parts
+from ruledsl.lang.dims import Size, TooManyParts, derive
 from ruledsl.lang.functions import TABLE, Function
 from ruledsl.lang.shapes import NUMBER, SCALAR, Half, NeedLarge, NeedScalar, Same, Shape, Spread, is_scalar
 from ruledsl.lang.typed import Role
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 WANTS_LARGE = frozenset(
     {"softmax", "layernorm", "rmsnorm", "unit", "topk", "dot", "outer", "kron", "diag", "trace", "solve", "rotate"}
 )
-
-
-MOST_PARTS = 64  # numbers and symbols in one derived size
 
 
 class Calls:
@@ -51,8 +48,10 @@ class Calls:
             for arg, shape in list(zip(node.args, shapes, strict=True))[: 1 if row.name in ("topk", "solve") else 2]:
                 self.solver.require(NeedLarge(shape, arg, f"`{row.name}` of a scalar"))
         shape = self._shape(row, node, shapes)
-        if parts(shape.rows) > MOST_PARTS:
-            self.report.add("RD605", f"a size of more than {MOST_PARTS} parts", node.span, "this vector is too long to name")
+        try:
+            self.infer.sizes.bounded(shape.rows)
+        except TooManyParts as error:
+            self.report.add("RD605", str(error), node.span, "this vector is too long to name")
             return self.infer.nothing()
         return shape
 

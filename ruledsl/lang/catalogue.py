@@ -1,8 +1,8 @@
 """What every diagnostic code means: the folder `codes/`, one text and one example per code.
 
 `codes/RDxxx.txt` is a title line, paragraphs that say what and why, then a line `fix:` and the corrected rule.
-`codes/RDxxx.rule` is a rule that raises exactly this code; a code that no small file can raise has neither `.rule`
-nor `fix:`.
+`codes/RDxxx.rule` is a rule that raises exactly this code. A code that no small file can raise has a section `example:`
+before `fix:` instead, and both are in words.
 
     RD1xx  syntax                          RD5xx  calculus: grad, frozen, solve
     RD2xx  names and declarations          RD6xx  limits
@@ -26,7 +26,13 @@ class Entry:
     title: str
     explanation: str  # paragraphs, separated by an empty line
     example: bytes | None  # a rule that raises the code; bytes, because one example is no text
-    fix: str | None
+    sketch: str | None  # an example in words, where there is no such rule
+    fix: str
+
+    @property
+    def shown(self) -> str:
+        """The example for people."""
+        return self.sketch or (self.example or b"").decode("utf-8", errors="replace")
 
 
 class _Catalogue(Mapping[str, Entry]):
@@ -62,7 +68,9 @@ def _codes() -> tuple[str, ...]:
 def _read(code: str) -> Entry:
     text = (FOLDER / f"{code}.txt").read_text(encoding="utf-8")
     title, _, rest = text.partition("\n")
-    explanation, _, fix = rest.partition("\nfix:\n")
+    rest, _, fix = rest.partition("\nfix:\n")
+    explanation, _, sketch = rest.partition("\nexample:\n")
     rule = FOLDER / f"{code}.rule"
     example = rule.read_bytes() if rule.is_file() else None
-    return Entry(code, title.strip(), explanation.strip(), example, fix.strip("\n") + "\n" if fix.strip() else None)
+    words = sketch.strip("\n") + "\n" if sketch.strip() else None
+    return Entry(code, title.strip(), explanation.strip(), example, words, fix.strip("\n") + "\n")

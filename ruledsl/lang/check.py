@@ -14,8 +14,8 @@ from typing import assert_never
 from ruledsl.lang import syntax, typed
 from ruledsl.lang.build import Build
 from ruledsl.lang.declare import Declarations
-from ruledsl.lang.diagnostic import RuleError
-from ruledsl.lang.dims import Sizes
+from ruledsl.lang.diagnostic import Diagnostic, RuleError
+from ruledsl.lang.dims import Sizes, TooManyParts
 from ruledsl.lang.infer import Infer
 from ruledsl.lang.label import label_sizes
 from ruledsl.lang.lower import Lower
@@ -33,18 +33,11 @@ from ruledsl.lang.typed import Role
 def check(rule: syntax.Rule) -> typed.Rule:
     """The typed rule. Raises RuleError with every mistake of names, shapes, time and calculus."""
     checker = _Checker(rule)
-    checker.names()
-    for statement in checker.body:
-        checker.statement(statement)
-    checker.read_out()
-    checker.decide()
-    checker.stop()
-    build = Build(checker.scope, checker.sizes, checker.lower, checker.report)
-    typed_rule = build.rule(checker.body, checker.notes)
-    checker.stop()
-    if found := trial(typed_rule):
-        raise RuleError(rule.source, found)
-    return typed_rule
+    try:
+        return checker.rule()
+    except TooManyParts as error:  # a size that only grew when the last name was settled
+        place = rule.statements[0].span
+        raise RuleError(rule.source, [*checker.report.found, Diagnostic("RD605", str(error), place)]) from None
 
 
 class _Checker:
@@ -63,6 +56,20 @@ class _Checker:
         self.lower = Lower(self.scope, self.sizes, self.infer.shapes, self.report)
         self.notes: list[str] = []
         self.assigned: set[str] = set()
+
+    def rule(self) -> typed.Rule:
+        self.names()
+        for statement in self.body:
+            self.statement(statement)
+        self.read_out()
+        self.decide()
+        self.stop()
+        build = Build(self.scope, self.sizes, self.lower, self.report)
+        typed_rule = build.rule(self.body, self.notes)
+        self.stop()
+        if found := trial(typed_rule):
+            raise RuleError(self.source, found)
+        return typed_rule
 
     def stop(self) -> None:
         """Raise what was found so far."""
@@ -90,6 +97,7 @@ class _Checker:
             return
         if not self.scope.open:
             near = self.scope.near(node.name)
+            self.assigned.update(known for known in self.scope.entries if f"`{known}`" in near)  # told once, here
             brackets = "[V, K]" if node.name[0].isupper() else "[K]"
             hint = near or f"declare it, `state {node.name}{brackets}`, or name a value: `let {node.name} = ...`"
             self.report.add(
@@ -190,7 +198,7 @@ class _Checker:
                 "RD213",
                 f"`{node.name}` is a family: one member is assigned at a time",
                 place,
-                hint=f"`{node.name}[j] = ...`",
+                hint=f"`{node.name}[j] = ...`; a matrix has an upper-case name: `{node.name.capitalize()}`",
             )
             return
         self.solver.require(Store(shape, value, node))
@@ -201,7 +209,8 @@ class _Checker:
             if entry.role is Role.STATE and entry.name not in self.assigned:
                 hint = f"what is learned and stays the same is a param: `param {entry.name}`"
                 self.report.add("RD206", f"the state `{entry.name}` is never assigned", entry.span, hint=hint)
-        if any(isinstance(s, syntax.Output) for s, _ in flatten(self.body)):
+        unknown = any(d.code == "RD204" for d in self.report.found)  # which states there are is not known then
+        if unknown or any(isinstance(s, syntax.Output) for s, _ in flatten(self.body)):
             return
         default = default_read_out(self.scope, self.infer, Span(0, len(self.source.text)))
         if default is not None:

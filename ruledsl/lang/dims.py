@@ -9,7 +9,7 @@ compute it from the others). Unknowns and flexible names are bound while shapes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
 from ruledsl.lang.typed import Dim, DimOp
@@ -25,10 +25,12 @@ class Derived:
     op: str  # "+" "-" "*" "/"
     left: Size
     right: Size
-    parts: int = field(default=2, compare=False)  # numbers and symbols in it, as far as known when it was made
 
 
 Size = int | str | Unknown | Derived
+
+MOST_PARTS = 64  # numbers and symbols in one derived size
+MOST_TERMS = 256  # of a derived size multiplied out
 
 Polynomial = dict[tuple[object, ...], Fraction]  # monomial (sorted atoms) -> coefficient
 
@@ -43,6 +45,10 @@ class Mismatch(Exception):
 
 class Undecided(Exception):
     """A size that nothing determines."""
+
+
+class TooManyParts(Exception):
+    """A size beyond MOST_PARTS or MOST_TERMS; the message names the limit."""
 
 
 def derive(op: str, left: Size, right: Size) -> Size:
@@ -60,12 +66,7 @@ def derive(op: str, left: Size, right: Size) -> Size:
         return left
     if op == "*" and left == 1:
         return right
-    return Derived(op, left, right, parts(left) + parts(right))
-
-
-def parts(size: Size) -> int:
-    """Numbers and symbols in a size."""
-    return size.parts if isinstance(size, Derived) else 1
+    return Derived(op, left, right)
 
 
 class Sizes:
@@ -118,17 +119,45 @@ class Sizes:
         root = self.find(size)
         return isinstance(root, Unknown) and root in self._poisoned
 
+    def bounded(self, size: Size) -> None:
+        """TooManyParts if the size is longer than what everything else here can walk: bindings share their parts, so a
+        few of them in a row name a size of millions."""
+        count, stack = 0, [size]
+        while stack:
+            root = self.find(stack.pop())
+            if isinstance(root, Derived):
+                stack += (root.left, root.right)
+            else:
+                count += 1
+            if count + len(stack) > MOST_PARTS:
+                raise TooManyParts(f"a size of more than {MOST_PARTS} parts")
+        if self._terms(size) > MOST_TERMS:
+            raise TooManyParts(f"a size of more than {MOST_TERMS} terms")
+
+    def _terms(self, size: Size) -> int:
+        match self.find(size):
+            case Derived("*", left, right):
+                return self._terms(left) * self._terms(right)
+            case Derived("+" | "-", left, right):
+                return self._terms(left) + self._terms(right)
+            case Derived("/", left, _):
+                return self._terms(left)
+            case _:
+                return 1
+
     def same(self, a: Size, b: Size) -> bool:
-        """Equal already, without binding anything."""
+        """Equal already, without binding anything. This and what follows raise TooManyParts."""
         return _polynomial(self.expand(a)) == _polynomial(self.expand(b))
 
     def expand(self, size: Size) -> Size:
         """The size with every binding applied, inside derived sizes too."""
+        self.bounded(size)
         root = self.find(size)
         return derive(root.op, self.expand(root.left), self.expand(root.right)) if isinstance(root, Derived) else root
 
     def resolve(self, size: Size) -> Dim:
         """The finished size; Undecided if an Unknown is left in it."""
+        self.bounded(size)
         match self.find(size):
             case Unknown():
                 raise Undecided
@@ -141,6 +170,7 @@ class Sizes:
                 return root
 
     def show(self, size: Size) -> str:
+        self.bounded(size)
         match self.find(size):
             case Unknown():
                 return "?"
@@ -175,6 +205,8 @@ class Sizes:
     def equate(self, a: Size, b: Size) -> bool:
         """Make two sizes equal; true if something was bound. Mismatch if they cannot be."""
         a, b = self.find(a), self.find(b)
+        self.bounded(a)
+        self.bounded(b)
         if a == b:
             return False
         if isinstance(b, Unknown) and not isinstance(a, Unknown):

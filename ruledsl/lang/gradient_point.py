@@ -37,7 +37,7 @@ def gradient_point(
                 f"the loss does not read `{shown}`: its gradient is zero",
                 span,
                 "not read by the loss",
-                hint=f"a prediction made from the state, such as `0.5*norm2({shown} k - v)`",
+                hint=_instead(reads) or f"a prediction made from the state, such as `0.5*norm2({shown} k - v)`",
             )
         )
         return wrt
@@ -55,6 +55,12 @@ def gradient_point(
         )
         return wrt
     return versions[0]
+
+
+def _instead(reads: list[typed.Expr]) -> str:
+    names = list(dict.fromkeys(_point(r)[0] for r in reads))
+    shown = " and ".join(f"`{n}`" for n in names)
+    return f"the loss reads {shown}: did you mean `grad(..., {names[0]})`?" if names else ""
 
 
 def _alias(expr: typed.Expr, values: Mapping[str, typed.Expr]) -> typed.Expr:

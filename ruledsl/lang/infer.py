@@ -40,6 +40,7 @@ class Infer:
         self.shapes: dict[int, Shape] = {}
         self.free: list[Shape] = []  # of every `ones`
         self.inferred: list[Shape] = []  # of undeclared names
+        self.unknown: set[str] = set()  # names that were told
         self.static = Static(scope, report)
         self.calls = Calls(self)
 
@@ -62,7 +63,8 @@ class Infer:
             node.span,
             "an index is missing",
             notes=notes,
-            hint=f"`{name}[j]` inside `for j in 1..{self.sizes.show(shape.family[0])}:`",
+            hint=f"`{name}[j]` inside `for j in 1..{self.sizes.show(shape.family[0])}:`"
+            + (f"; if it is a matrix, call it `{name.capitalize()}`" if lower and name.isidentifier() else ""),
         )
         return self.nothing()
 
@@ -122,14 +124,15 @@ class Infer:
             entry = Entry(name.id, Role.INPUT, self.by_case(name.id), name.span, inferred=True)
             if scope.add(entry):
                 return entry
-        else:
+        elif name.id not in self.unknown:
+            self.unknown.add(name.id)
             self.report.add(
                 "RD201",
                 f"`{name.id}` is not declared",
                 name.span,
                 "unknown name",
                 hint=scope.near(name.id)
-                or f"`input {name.id}`, with its sizes if it is no scalar: `input {name.id}[K]`",
+                or f"declare it: `input {name.id}` (given per token), `param {name.id}` (learned) or `const {name.id} = 0.9`; a vector is `{name.id}[K]`",
             )
         return unknown_entry(name.id, self.nothing())
 

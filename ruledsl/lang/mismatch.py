@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from ruledsl.lang import syntax
-from ruledsl.lang.dims import Mismatch, Sizes
+from ruledsl.lang.dims import Mismatch, Sizes, TooManyParts
 from ruledsl.lang.report import Report
 from ruledsl.lang.shapes import (
     Constraint,
@@ -68,6 +68,9 @@ class Mismatches:
                 self._spread(left, right, node)
             case _:
                 assert_never(c)
+
+    def sprawling(self, c: Constraint, error: TooManyParts) -> None:
+        self._add("RD605", str(error), c.node, "this vector is too long to name")
 
     def grows(self, node: syntax.Expr | syntax.Assign, mismatch: Mismatch) -> None:
         small, large = self.sizes.show(mismatch.left), self.sizes.show(mismatch.right)
@@ -148,6 +151,8 @@ class Mismatches:
         hint = ""
         if self._match(left, Shape(right.cols, right.rows)):
             hint = "transpose one side: `^T`"
+            if isinstance(node, syntax.Binary):
+                hint = f"`{self.report.text(node.left.span)} {node.op} {_turned(self._factor(node.right))}`"
         what = (
             "`" + node.op + "`"
             if isinstance(node, syntax.Binary | syntax.Compare)
@@ -166,13 +171,19 @@ class Mismatches:
             fixes.append(f"`{a} {b}^T`")
         elif self._match(left, right):
             fixes.append(f"`{a} .* {b}`")
+        elif node.op != " " and s.is_one(left.cols) and s.is_one(right.rows):
+            fixes.append(f"`{a} {b}`")
         if is_matrix(left, s) or is_matrix(right, s):
             if s.same(left.cols, right.rows) and node.op != " ":
                 fixes.append(f"`{a} {b}`")
+            if (_is_diag(node.left) or _is_diag(node.right)) and s.same(left.rows, right.cols):
+                return f"`{b} {a}`"
+            if s.is_one(left.rows) and s.same(left.cols, right.cols):  # a row: the vector on the other side
+                return f"`{b} {_turned(a)}`"
             if s.same(left.rows, right.rows) and not s.is_one(left.rows):
-                fixes.append(f"`{a}^T {b}`")
+                fixes.append(f"`{_turned(a)} {b}`")
             if s.same(left.cols, right.cols) and not s.is_one(left.cols):
-                fixes.append(f"`{a} {b}^T`")
+                fixes.append(f"`{a} {_turned(b)}`")
             if is_vector(left, s) and s.same(right.cols, left.rows):
                 fixes.append(f"`{b} {a}`")
         if not fixes and node.op == " " and isinstance(node.left, syntax.Name) and is_vector(left, s):
@@ -206,3 +217,12 @@ class Mismatches:
         hint: str = "",
     ) -> None:
         self.report.add(code, headline, node.span, label, notes=notes, hint=hint)
+
+
+def _turned(factor: str) -> str:
+    """The transpose, without `^T^T`."""
+    return factor.removesuffix("^T") if factor.endswith("^T") else f"{factor}^T"
+
+
+def _is_diag(node: syntax.Expr) -> bool:
+    return isinstance(node, syntax.Call) and node.function == "diag"

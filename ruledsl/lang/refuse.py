@@ -40,7 +40,41 @@ def refuse(statements: Iterable[s.Statement], source: Source, complete: bool) ->
         found += _node(node, source)
         if complete and (wrong := _unknown_call(node, defined, inferred)):
             found.append(wrong)
-    return sorted(found, key=lambda d: d.span.start)
+    found += _cycles(statement for statement, _ in _flatten(statements) if isinstance(statement, s.Let))
+    found.sort(key=lambda d: d.span.start)
+    first = {d.headline: d for d in reversed(found)}  # a reserved name is told once
+    return [d for d in found if d.code != "RD111" or first[d.headline] is d]
+
+
+def _cycles(lets: Iterable[s.Let]) -> Iterator[Diagnostic]:
+    """Lets that need each other: no order of them would do."""
+    reads = {let.name: {n.id: n for n in _now(let.value)} for let in lets}
+    order = list(reads)
+    for i, name in enumerate(order):
+        for other, place in reads[name].items():
+            if other in order[i + 1 :] and name in _reached(other, reads):
+                hint = f"read last token's value here, `prev({other})`, or make `{other}` a state"
+                yield Diagnostic("RD205", f"`{name}` and `{other}` need each other: neither can be first", place.span, "not yet defined here", hint=hint)
+                return
+
+
+def _now(node: s.Expr) -> Iterator[s.Name]:
+    """Names whose value of this token is read."""
+    if isinstance(node, s.Name):
+        yield node
+    if not (isinstance(node, s.Call) and node.function == "prev"):
+        for child in _children(node):
+            yield from _now(child)
+
+
+def _reached(name: str, reads: dict[str, dict[str, s.Name]]) -> set[str]:
+    found, stack = set[str](), [name]
+    while stack:
+        for inner in reads.get(stack.pop(), {}):
+            if inner not in found:
+                found.add(inner)
+                stack.append(inner)
+    return found
 
 
 def _flatten(statements: Iterable[s.Statement]) -> Iterator[tuple[s.Statement, bool]]:
@@ -104,8 +138,9 @@ def _names(statement: s.Statement, source: Source) -> Iterator[tuple[str, Span]]
 
 
 def _statement(statement: s.Statement, inside: bool, source: Source) -> Iterator[Diagnostic]:
+    matrices = {i.name for i in statement.items if len(i.dims or ()) > 1} if isinstance(statement, s.Declare) else set()
     for name, place in _names(statement, source):
-        if wrong := _reserved(name, place):
+        if wrong := _reserved(name, place, name in matrices):
             yield wrong
     if not isinstance(statement, s.Declare):
         return
@@ -129,8 +164,8 @@ def _statement(statement: s.Statement, inside: bool, source: Source) -> Iterator
             )
 
 
-def _reserved(name: str, place: Span) -> Diagnostic | None:
-    """The names nothing of a rule's own may have."""
+def _reserved(name: str, place: Span, matrix: bool = False) -> Diagnostic | None:
+    """The names nothing of a rule's own may have. A matrix has an upper-case name."""
     if name in KEYWORDS:
         why = f"`{name}` is a word of the language"
     elif name in SPELLED:
@@ -141,7 +176,8 @@ def _reserved(name: str, place: Span) -> Diagnostic | None:
         why = f"`{name}` is an argument of the compiled op"
     else:
         return None
-    return Diagnostic("RD111", f"`{name}` is a reserved name", place, why, hint=f"choose another name, such as `{name}_`")
+    other = f"{name.capitalize()}_" if matrix else f"{name}_"
+    return Diagnostic("RD111", f"`{name}` is a reserved name", place, why, hint=f"choose another name, such as `{other}`")
 
 
 # ---------------------------------------------------------------------------------------------- expressions

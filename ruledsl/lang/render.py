@@ -65,9 +65,10 @@ def _lines(d: Diagnostic, source: Source, width: int | None, color: bool) -> Ite
                     yield f"{gutter} {paint('...', '34')}"
                 continue
             text, carets = _marked(d, source, number, None if width is None else width - len(gutter) - 3)
-            label = f" {_printable(d.label)}" if d.label and number == last else ""
+            label = _label(_printable(d.label) if number == last else "", carets, width, len(gutter) + 3)
             yield f"{paint(str(number).rjust(len(gutter)) + ' |', '34')} {text}".rstrip()
-            yield f"{gutter} {paint('|', '34')} {paint(carets + label, severity)}"
+            for part in (carets + label[0], *label[1:]):
+                yield f"{gutter} {paint('|', '34')} {paint(part, severity)}"
     else:
         yield f"{gutter}{paint('-->', '34')} {_printable(source.name)}"
         if d.label:
@@ -77,6 +78,16 @@ def _lines(d: Diagnostic, source: Source, width: int | None, color: bool) -> Ite
         body = [part for piece in text.split("\n") for part in _wrap(_printable(piece), width, len(head))]
         yield f"{gutter} {paint('=', '34')} {paint(kind + ':', '1')} {body[0]}"
         yield from (" " * len(head) + part for part in body[1:])
+
+
+def _label(label: str, carets: str, width: int | None, used: int) -> list[str]:
+    """What follows the carets, and the lines below where it does not fit beside them."""
+    if not label:
+        return [""]
+    if width is None or len(carets) + 1 + len(label) <= width - used:
+        return [f" {label}"]
+    indent = min(len(carets) - len(carets.lstrip()), max(width - used - 20, 0))
+    return ["", *(" " * indent + part for part in _wrap(label, width - used, indent))]
 
 
 def _wrap(text: str, width: int | None, used: int) -> list[str]:
@@ -131,5 +142,4 @@ def _printable(text: str) -> str:
     """Without characters that a terminal would obey or cannot show."""
     if text.isascii() and text.isprintable():
         return text
-    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
-    return "".join("\ufffd" if unicodedata.category(c) in hidden else c for c in text)
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in text)

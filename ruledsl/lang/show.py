@@ -64,7 +64,7 @@ def rule_text(rule: typed.Rule) -> str:
 def _number(value: float) -> str:
     if value in (float("inf"), -float("inf")):
         return "inf" if value > 0 else "-inf"
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(value)
 
 
 class _Show:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from ruledsl.lang.dims import Derived, Mismatch, Sizes, Unknown, derive
+from ruledsl.lang.dims import Derived, Mismatch, Sizes, TooManyParts, Unknown, derive
 from ruledsl.lang.mismatch import Mismatches
 from ruledsl.lang.report import Report
 from ruledsl.lang.shapes import (
@@ -97,6 +97,10 @@ class Solver:
             done = self._attempt(c, force)
         except Mismatch as mismatch:
             self.says.tell(c, mismatch)
+            done = True
+            self._poison(c)
+        except TooManyParts as error:
+            self.says.sprawling(c, error)
             done = True
             self._poison(c)
         if done and isinstance(c, Spread) and not c.matrix:

@@ -288,8 +288,12 @@ class _Unroll:
             if names_in(length) and index >= 1
             else ""
         )
+        written = self.source.slice(expr.span)
         self._tell(
-            "RD215", f"`{name}[{index}]` does not exist: `{name}` has the members 1 to {length}{known}", expr.span
+            "RD215",
+            f"`{name}[{index}]` does not exist: `{name}` has the members 1 to {length}{known}",
+            expr.span,
+            f"members are counted from 1: `{name}[{written} + 1]`, or let the loop begin at 1" if index < 1 else "",
         )
         return 1
 
@@ -309,8 +313,8 @@ class _Unroll:
         )
         raise RuleError(self.source, (*dict.fromkeys(self.found), told))
 
-    def _tell(self, code: str, headline: str, span: Span) -> None:
-        self.found.append(Diagnostic(code, headline, span))
+    def _tell(self, code: str, headline: str, span: Span, hint: str = "") -> None:
+        self.found.append(Diagnostic(code, headline, span, hint=hint))
 
 
 def sum_of(terms: list[typed.Expr], like: typed.Expr) -> typed.Expr:

@@ -92,7 +92,7 @@ def _pieces(own: Own, expr: Expr, coef: Coef) -> list[_Piece]:
             return _pieces(own, y, coef.times(Coef.of(x)))
         case typed.Apply("mul", (x, y)) if y.type.is_scalar and not own.reads(y):
             return _pieces(own, x, coef.times(Coef.of(y)))
-        case typed.Apply("div", (x, y)) if not own.reads(y):
+        case typed.Apply("div", (x, y)) if y.type.is_scalar and not own.reads(y):
             return _pieces(own, x, coef.times(Coef.of(build.div(build.ONE, y))))
     return [_product(own, expr, coef)]
 
@@ -114,7 +114,7 @@ def _product(own: Own, expr: Expr, coef: Coef) -> _Piece:
                     inner = _product(own, body, coef.times(Coef.of(top)))
                     return _Piece(inner.coef, inner.factors, (*inner.below, below))
             raise Outside
-        case typed.Apply("div", (x, y)) if not own.reads(y):
+        case typed.Apply("div", (x, y)) if y.type.is_scalar and not own.reads(y):
             return _product(own, x, coef.times(Coef.of(build.div(build.ONE, y))))
         case typed.Apply("div", (x, y)):
             inner = _product(own, x, coef)

@@ -34,7 +34,7 @@ def _log(own: Own, expr: Expr, version: int, type: typed.Type) -> None:
             return _log(own, x if own.reads(x) else y, version, type)
         case typed.Apply("sub", (x, y)) if not own.reads(y):
             return _log(own, x, version, type)
-        case typed.Apply("stopgrad", (x,)):
+        case typed.Apply("stopgrad" | "softplus", (x,)):  # softplus(x) = log(exp(x) + 1)
             return _log(own, x, version, type)
         case typed.Apply("logaddexp", (x, y)):
             for z in (x, y):

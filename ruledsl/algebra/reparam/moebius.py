@@ -81,7 +81,7 @@ def _fraction(own: Own, expr: Expr, version: int, type: typed.Type) -> _Fraction
                     return a.times(b)
             return a.times(b.inverse())
         case typed.Apply("pow", (x, n)) if (
-            (k := build.value_of(n)) is not None and k == int(k) and 0 < abs(k) <= MOST_DEGREE
+            (k := build.value_of(n)) is not None and float(k).is_integer() and 0 < abs(k) <= MOST_DEGREE
         ):
             f = _fraction(own, x, version, type)
             out = f
@@ -105,7 +105,7 @@ def _coef(expr: Expr) -> Coef:
         case typed.Apply("div", (x, y)):
             below = _coef(y)
             return _coef(x).times(below.inverse(y)) if len(below.terms) == 1 else Coef(((1.0, ((expr, 1),)),))
-        case typed.Apply("pow", (x, typed.Number(n))) if n == int(n) and 0 < n <= MOST_DEGREE:
+        case typed.Apply("pow", (x, typed.Number(n))) if float(n).is_integer() and 0 < n <= MOST_DEGREE:
             out = UNIT
             for _ in range(int(n)):
                 out = out.times(_coef(x))

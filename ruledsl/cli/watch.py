@@ -1,0 +1,39 @@
+"""`check --watch`: checks again whenever one of the files changes, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+INTERVAL = 0.3  # seconds between two looks
+
+Stamp = tuple[int, int] | None  # modification time and size; None: there is no file
+
+
+def watch(paths: Iterable[Path], check: Callable[[], object], wait: Callable[[float], None] = time.sleep) -> None:
+    """Calls `check` at once and after every change. Returns at KeyboardInterrupt."""
+    files = list(paths)
+    try:
+        while True:
+            before = [_stamp(path) for path in files]
+            check()
+            names = ", ".join(map(str, files))
+            print(f"\nwatching {names} (Ctrl-C ends)", flush=True)
+            while (now := [_stamp(path) for path in files]) == before:
+                wait(INTERVAL)
+            if None in now:  # an editor may be replacing the file
+                wait(INTERVAL)
+            changed = [str(path) for path, a, b in zip(files, before, now, strict=True) if a != b]
+            print(f"\n{', '.join(changed)} changed\n", flush=True)
+    except KeyboardInterrupt:
+        print()
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
