@@ -1,18 +1,20 @@
-"""Write the README's performance table from the committed results: python benchmarks/table.py [--check]"""
+"""Write the README's performance tables from the committed results: python benchmarks/table.py [--check]"""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- cpu table: benchmarks/table.py -->\n", "<!-- end -->\n"
+END = "<!-- end -->\n"
+Results = dict[str, Any]
 
 
-def table(results: dict[str, Any]) -> str:
-    """Markdown rows of `results/bench_cpu.json`."""
+def cpu(results: Results) -> str:
+    """Markdown rows of `bench_cpu.json`."""
     lines = ["| rule | forward + backward, s | token loop, s | ratio | MiB at T = 2k, 4k, 8k, 16k |", "| --- | --- | --- | --- | --- |"]
     for row in results["rows"]:
         memory = ", ".join(f"{m:.0f}" for m in row["memory_mib"].values())
@@ -20,14 +22,45 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def h200(results: Results) -> str:
+    """Markdown rows of `h200_speed.json`."""
+    lines = ["| rule | forward, ms | forward + backward, ms | peak MiB |", "| --- | --- | --- | --- |"]
+    for row in results["rows"]:
+        lines.append(f"| {row['rule']} | {row['forward_ms']:.2f} | {row['forward_backward_ms']:.2f} | {row['peak_mib']} |")
+    return "\n".join(lines) + "\n"
+
+
+def errors(results: Results) -> str:
+    """Markdown rows of `h200_numerics.json`."""
+    lines = ["| rule | forward | backward | decode step | cases passed |", "| --- | --- | --- | --- | --- |"]
+    for name, row in results["rules"].items():
+        worst = [" / ".join(_short(row["worst"][d][part]) for d in ("bfloat16", "float16", "float32")) for part in ("fwd", "bwd", "step")]
+        lines.append(f"| {name} | {' | '.join(worst)} | {row['passed']} of {row['cases']} |")
+    return "\n".join(lines) + "\n"
+
+
+def _short(worst: Results | None) -> str:
+    error = None if worst is None else worst["error"]
+    return "-" if error is None else f"{error:.4f}".lstrip("0") if 1e-4 <= error < 1 else f"{error:.0e}"
+
+
+TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
+    "cpu table": ("bench_cpu.json", cpu),
+    "h200 table": ("h200_speed.json", h200),
+    "h200 errors": ("h200_numerics.json", errors),
+}
+
+
 def main() -> None:
     readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    made = before + BEGIN + table(json.loads((ROOT / "benchmarks/results/bench_cpu.json").read_text())) + END + after
+    text = made = readme.read_text(encoding="utf-8")
+    for name, (file, table) in TABLES.items():
+        begin = f"<!-- {name}: benchmarks/table.py -->\n"
+        before, rest = made.split(begin)
+        _, after = rest.split(END, 1)
+        made = before + begin + table(json.loads((ROOT / "benchmarks/results" / file).read_text())) + END + after
     if "--check" in sys.argv:
-        raise SystemExit(0 if made == text else "the README's table is not the results'")
+        raise SystemExit(0 if made == text else "the README's tables are not the results'")
     readme.write_text(made, encoding="utf-8")
 
 

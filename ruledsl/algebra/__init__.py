@@ -7,6 +7,7 @@
     sides       the classes of the factors left and right of the state; classify: the kind of a stratum
     normal      sub-steps  S <- diag S diag + sum_j z_j key_j^T;  readout: outputs over linear reads of the states
     reparam/    changes of variable, one recogniser each
+    gauge       states that cancel from those they scale: degrees in exp of a state
     ranges      intervals from promises; logarithm: where log of a decay is safe
     explain/    laws, chunk form, adjoint, loss, counter-example and remedies in words and formulas; dated: names with tokens
     stability   a bound on a token's norm (norms, coupled_norms), how long a write lasts (horizon), or tokens that make the

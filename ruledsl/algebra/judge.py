@@ -8,6 +8,7 @@ from ruledsl.algebra.affine import TooLarge
 from ruledsl.algebra.analysis import Analysis, Part, analyse
 from ruledsl.algebra.calculus import NoDerivative
 from ruledsl.algebra.dense_blame import dense_blame
+from ruledsl.algebra.gauge import gauged, gauges
 from ruledsl.algebra.price import price
 from ruledsl.algebra.readout import form_of
 from ruledsl.algebra.sequential import broken
@@ -39,6 +40,11 @@ def _judged(rule: typed.Rule, unrolled: typed.Rule, sizes: dict[str, int]) -> Ve
     strata = tuple(stratum_of(analysis, part) for part in analysis.parts)
     if sizes:
         strata = _per_size(rule, sizes, strata)
+    found = gauges(analysis)
+    strata = tuple(
+        replace(s, reason=gauged(analysis.scope, found, part, s.reason))
+        for s, part in zip(strata, analysis.parts, strict=True)
+    )
     token, no_form = form_of(analysis)
     kind = max((s.kind for s in strata), key=lambda k: k.number, default=Kind.CLOSED)
     bound = stability(analysis, sizes)

@@ -54,12 +54,12 @@ def name(word: str, tex: bool) -> str:
     word, _, at = word.partition(AT)
     if not tex:
         return word + (f"_{at}" if len(at) == 1 else f"_{{{at}}}" if at else "")
-    stem, digits = re.fullmatch(r"(.*?)(\d*)", word).groups()  # type: ignore[union-attr]
+    stem, digits, prime = re.fullmatch(r"(.*?)(\d*)('?)", word).groups()  # type: ignore[union-attr]
     body = (
         f"\\{stem}" if stem in _GREEK else stem if len(stem) == 1 else f"\\mathrm{{{stem.replace('_', chr(92) + '_')}}}"
     )
     below = ", ".join(part for part in (digits, at) if part)
-    return f"{body}_{{{below}}}" if below else body
+    return (f"{body}_{{{below}}}" if below else body) + prime
 
 
 def _at(expr: Expr, level: int, tex: bool) -> str:

@@ -37,6 +37,7 @@ class Body:
     helpers: set[str] = field(default_factory=set)
     inline: set[Demand] = field(default_factory=set)  # values without a variable
     names: dict[Demand, str] = field(default_factory=dict)
+    wanted: frozenset[Demand] = frozenset()  # what the kernel is for: never another name of something else
 
     def __post_init__(self) -> None:
         self.memory = Memory(self.frame)
@@ -103,6 +104,7 @@ class Body:
     def _settle(self, order: Sequence[Demand]) -> None:
         """Choose names, and what needs none: a short value with one user, in the same loop, stands in the user's text."""
         targets = self._targets()
+        self.wanted = frozenset(targets)
         users: dict[Demand, list[Demand]] = {d: [] for d in order}
         for user in order:
             for place, arg in enumerate(self.made[user].args):
@@ -180,7 +182,8 @@ class Body:
     def _emit(self, demand: Demand, values: Values, lines: list[str]) -> None:
         """Make a value: a statement, or a text in place of a name."""
         text = self._text(demand, values)
-        if demand in self.inline and (len(text) <= LONGEST or not self.made[demand].args):
+        same = text.isidentifier() and bool(self.made[demand].args) and demand not in self.wanted
+        if same or demand in self.inline and (len(text) <= LONGEST or not self.made[demand].args):
             values[demand] = text
             return
         values[demand] = self.names[demand]

@@ -8,6 +8,7 @@ from ruledsl.algebra.affine import TooLarge
 from ruledsl.algebra.analysis import analyse
 from ruledsl.algebra.calculus import NoDerivative
 from ruledsl.algebra.explain.adjoint import adjoint_rule
+from ruledsl.algebra.explain.cancelled import cancelled
 from ruledsl.algebra.explain.counterexample import counterexample
 from ruledsl.algebra.explain.equations import chunk_form
 from ruledsl.algebra.explain.explanation import Equation, Explanation, Line, Quote, Section, Sentence
@@ -110,6 +111,7 @@ def _law(w: Writer) -> Iterator[Line]:
                 f"none for {names}: two tokens have no known description that is shorter than the two tokens."
                 f" What composes is the linearisation at a given run: its Jacobians are {stratum.structure.removesuffix(' Jacobian')}"
             )
+    yield from cancelled(w)
 
 
 def _frozen(w: Writer) -> Iterator[Line]:
