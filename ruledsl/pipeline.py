@@ -114,8 +114,10 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
     return forward, gather_gates(swap_rows(backward))
 
 
-def kernels(token: TokenForm, forward: Program, backward: Program, sizes: Mapping[str, int]) -> KernelForm:
-    """The Triton schedule. Raises Unsupported. `sizes`: what the tiles are chosen for."""
+def kernels(
+    token: TokenForm, forward: Program, backward: Program, sizes: Mapping[str, int], lines: Mapping[str, int]
+) -> KernelForm:
+    """The Triton schedule. Raises Unsupported. `sizes`: what the tiles are chosen for; `lines`: see `rule_lines`."""
     from ruledsl.emit.standalone_kernels import KernelForm
     from ruledsl.schedule.cut import cut
     from ruledsl.schedule.tiles import tiles
@@ -123,7 +125,14 @@ def kernels(token: TokenForm, forward: Program, backward: Program, sizes: Mappin
 
     if any(f.member is not None for f in token.forms):
         raise unsupported("a family of states has no Triton form")
-    return KernelForm(cut(forward, backward), forward, backward, tiles((forward, backward), sizes, 4))
+    return KernelForm(cut(forward, backward), forward, backward, tiles((forward, backward), sizes, 4), lines)
+
+
+def rule_lines(rule: typed.Rule, source: Source) -> dict[str, int]:
+    """Where names stand in the rule's text, for marks in its kernels."""
+    from ruledsl.emit.rule_lines import rule_lines
+
+    return rule_lines(rule, source)
 
 
 def kernel_source(form: KernelForm, rule: Source) -> str:

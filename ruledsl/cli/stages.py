@@ -69,7 +69,8 @@ class Walk:
         assert token is not None
         try:
             programs = pipeline.kernel_programs(token, found.rule, sizes)
-            return pipeline.kernels(token, *programs, {s: sizes.get(s, 64) for s in found.rule.sizes})
+            tiled = {s: sizes.get(s, 64) for s in found.rule.sizes}
+            return pipeline.kernels(token, *programs, tiled, pipeline.rule_lines(found.rule, self.origin))
         except Unsupported as error:
             raise self._no_kernels(error) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ruledsl.algebra.verdict import TokenForm
@@ -30,13 +31,14 @@ class KernelForm:
     forward: Program
     gradient: Program
     tiles: tuple[Tiles, ...]
+    lines: Mapping[str, int]  # of the rule's text, by name
 
     @property
     def text(self) -> list[str]:
         """Kernels, launchers, and what they call; for any sizes."""
         axes = {axis for p in (self.forward, self.gradient) for n in p.nodes for axis in n.shape}
         padded: frozenset[Dim] = frozenset(axis for axis in axes if not isinstance(axis, Rows) and axis != 1)
-        return kernel_texts(self.kernels, self.forward, self.gradient, padded, device_functions())
+        return kernel_texts(self.kernels, self.forward, self.gradient, padded, device_functions(), self.lines)
 
     @property
     def settings(self) -> str:

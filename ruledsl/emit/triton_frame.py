@@ -7,6 +7,7 @@ every value is finite; what contracts an axis clears them first, and what stores
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ruledsl.chunk.program import Axis, Node, Program, Rows
@@ -36,6 +37,7 @@ class Frame:
     graph: Graph
     rows: int | None  # the axis class that comes in blocks
     padded: frozenset[Dim]
+    lines: Mapping[str, int] = field(default_factory=dict)  # of the rule's text, by the names of ports and results
     dims: dict[str, Dim] = field(default_factory=dict)
 
     @property
@@ -50,6 +52,10 @@ class Frame:
     def loops(self) -> bool:
         """A chunk kernel visits the blocks of state rows one after the other; a serial kernel has one of them."""
         return self.kernel.mode is Mode.CHUNK and self.rows is not None
+
+    def mark(self, name: str) -> str:
+        """A comment that says where in the rule's text something comes from."""
+        return f"  # rule:{self.lines[name]}" if name in self.lines else ""
 
     def node(self, index: int) -> Node:
         return self.program.nodes[index]

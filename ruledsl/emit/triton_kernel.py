@@ -150,7 +150,8 @@ class Body:
             return lambda value: memory.store_buffer(b.name, b.node, value)
 
         def result(r: Result) -> Callable[[str], str]:
-            return lambda value: memory.store_result(r, value)
+            mark = self.frame.mark(r.name if r.port is None else r.port.name)
+            return lambda value: memory.store_result(r, value) + mark
 
         stores = [
             (self.recipes.resolve(d), buffer(b, at))
@@ -187,7 +188,9 @@ class Body:
             values[demand] = text
             return
         values[demand] = self.names[demand]
-        lines.append(f"{values[demand]} = {text}")
+        node = self.frame.node(demand[0])
+        mark = self.frame.mark(self.frame.program.port(node).name) if node.op == "input" else ""
+        lines.append(f"{values[demand]} = {text}{mark}")
 
     def _straight(self, order: Sequence[Demand]) -> list[str]:
         values: Values = {}
@@ -201,6 +204,9 @@ class Body:
                 value, name = self.frame.whole(carry.leave, values[self._leave(carry)]), self.leaving(carry)
                 if value != name:
                     lines.append(f"{name} = {value}")
+                place = next((i for i, line in enumerate(lines) if line.startswith(f"{name} = ")), None)
+                if place is not None:
+                    lines[place] += self.frame.mark(carry.state)
         return lines
 
     # ------------------------------------------------------------------------------------------- loops over blocks

@@ -1,6 +1,6 @@
 """A Triton module for a schedule: kernels, and the two functions that launch them.
 
-`triton_text(kernels, forward, gradient, padded, header, helpers)` gives the text of a module with
+`triton_text(kernels, forward, gradient, padded, header, helpers, lines)` gives the text of a module with
 
     forward(inputs, initial, chunks, heads, sizes, plan) -> (outputs, final)
     backward(inputs, initial, chunks, heads, sizes, plan, d_outputs, d_final) -> (gradients, d_initial)
@@ -33,20 +33,27 @@ def triton_text(
     padded: frozenset[Dim],
     header: str,
     helpers: Mapping[str, str],
+    lines: Mapping[str, int],
 ) -> str:
-    """`header`: comment lines for the top; `helpers`: source of the device functions by name."""
+    """`header`: comment lines for the top; `helpers`: source of the device functions by name; `lines`: of the rule's text, by
+    name (`rule_lines`)."""
     head = f"{header}\nimport torch\nimport triton\nimport triton.language as tl\n"
-    parts = [head, *kernel_texts(kernels, forward, gradient, padded, helpers)]
+    parts = [head, *kernel_texts(kernels, forward, gradient, padded, helpers, lines)]
     return "\n\n".join(p.rstrip() + "\n" for p in parts)
 
 
 def kernel_texts(
-    kernels: Kernels, forward: Program, gradient: Program, padded: frozenset[Dim], helpers: Mapping[str, str]
+    kernels: Kernels,
+    forward: Program,
+    gradient: Program,
+    padded: frozenset[Dim],
+    helpers: Mapping[str, str],
+    lines: Mapping[str, int],
 ) -> list[str]:
     """The definitions of such a module."""
     graphs = {"forward": Graph(forward), "gradient": Graph(gradient)}
     ahead, back = (
-        [definition(Frame(k, graphs[k.program], k.rows, padded)) for k in side]
+        [definition(Frame(k, graphs[k.program], k.rows, padded, lines)) for k in side]
         for side in (kernels.forward, kernels.backward)
     )
     used = _with_callees({name for d in (*ahead, *back) for name in d.helpers}, helpers)

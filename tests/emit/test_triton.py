@@ -41,7 +41,8 @@ def made(name: str, size: int = 20) -> str:
     assert verdict.token is not None
     forward, gradient = pipeline.kernel_programs(verdict.token, verdict.rule, verdict.sizes)
     padded = padded_sizes((forward, gradient), dict.fromkeys(verdict.rule.sizes, size))
-    return triton_text(cut(forward, gradient), forward, gradient, padded, "# rule", device_functions())
+    lines = pipeline.rule_lines(verdict.rule, source)
+    return triton_text(cut(forward, gradient), forward, gradient, padded, "# rule", device_functions(), lines)
 
 
 text = cache(made)
@@ -112,6 +113,14 @@ def test_values_are_called_what_the_rule_calls_them() -> None:
     found = text("gated_delta")
     for line in ("k = tl.load(k_ptr", "S_t = S_next_t", "d_v = tl.dot(", "tl.store(o_ptr"):
         assert line in found
+
+
+def test_loads_updates_and_stores_say_which_line_they_come_from() -> None:
+    rule = (CORPUS / "gated_delta.rule").read_text().split("\n")
+    marked = re.findall(r"\n +([^\n]*)  # rule:(\d+)", text("gated_delta"))
+    of = {code.split(" = ")[0] if " = " in code else code[:20]: rule[int(line) - 1] for code, line in marked}
+    assert of["k"].startswith("input") and of["S_next_t"] == "S = S + b*(v - S k) k^T"
+    assert of["tl.store(o_ptr + hea"].startswith("output o") and of["tl.store(d_q_ptr + h"].startswith("input")
 
 
 def _kernels(name: str) -> list[ast.FunctionDef]:

@@ -99,7 +99,8 @@ def _texts(verdict: Verdict, source: Source, walked: Walked) -> Iterator[tuple[s
         try:
             walked.enter("kernels")
             forward, backward = pipeline.kernel_programs(token, rule, sizes)
-            form = pipeline.kernels(token, forward, backward, {s: sizes.get(s, 64) for s in rule.sizes})
+            tiled = {s: sizes.get(s, 64) for s in rule.sizes}
+            form = pipeline.kernels(token, forward, backward, tiled, pipeline.rule_lines(rule, source))
             walked.enter("kernel text")
             yield "kernels", pipeline.kernel_source(form, source)
             walked.enter("kernel module")
