@@ -20,10 +20,11 @@ class Ceiling:
 
 
 def roofline(device: Target, flops: float, moved: float, steps: float, heads: int, batch: int) -> Ceiling:
-    """`flops` and `moved` (bytes) are per token and head, `steps` the dependent steps per token of a sequence."""
+    """`flops` and `moved` (bytes) are per token and head, `steps` the dependent steps per token of a sequence;
+    0: none that must wait for another."""
     ceilings = [
         Ceiling(device.dot_rate / (flops * heads) if flops else float("inf"), "flops"),
         Ceiling(device.bandwidth / (moved * heads) if moved else float("inf"), "bytes"),
-        Ceiling(batch / (steps * device.step), "latency"),
+        Ceiling(batch / (steps * device.step) if steps else float("inf"), "latency"),
     ]
     return min(ceilings, key=lambda c: c.tokens)
