@@ -29,6 +29,8 @@ _SHAPES = re.compile(
 def safe(name: str) -> str:
     """A name of the rule as an identifier that generated names never are. One to one."""
     assert name.isascii() and name.isidentifier()
+    if name.startswith(("__", "dunder")):  # never a name that Python gives a meaning
+        name = f"dunder{name}"
     taken = name in _TAKEN or keyword.iskeyword(name) or hasattr(builtins, name) or _SHAPES.fullmatch(name)
     return f"{name}_" if taken else name
 

@@ -93,6 +93,7 @@ class _Unroll:
         self.body: list[typed.Let | typed.Output | typed.Assign] = []
         self.found: list[Diagnostic] = []
         self.memo: dict[int, typed.Expr] = {}
+        self.frozen: dict[str, int] = {}  # the chunk length that a state is frozen for
         self.work = self.nodes = 0
 
     def rule(self) -> typed.Rule:
@@ -208,10 +209,13 @@ class _Unroll:
                 return self._member(expr, base, index)
             case typed.Ref():
                 return self._ref(expr)
-            case typed.Frozen(_, _, chunk):
+            case typed.Frozen(name, _, chunk):
                 length = self._whole(chunk, "RD505", "the chunk length of frozen")
                 if length < 1:
                     self._tell("RD505", f"a chunk has at least one token, not {length}", chunk.span)
+                elif self.frozen.setdefault(name, length) != length:
+                    other = f"it is frozen for {self.frozen[name]} above"
+                    self._tell("RD506", f"`{name}` is frozen for two chunk lengths", chunk.span, other)
                 return replace(expr, chunk=typed.Number(float(length), span=chunk.span))
             case typed.Grad():
                 loss = self._expand(expr.loss)

@@ -135,7 +135,7 @@ def _calls(node: ast.AST, *names: str) -> bool:
 # ------------------------------------------------------------------------------------------------ names
 
 
-WORDS = ("k", "S", "row", "count", "inverse", "tl", "mul_3", "k_ptr", "lag", "x_lag1", "d_o", "S_t", "S_next", "K_by_2", "N4", "print", "lambda", "i_K", "B_K", "BLOCK_V", "k_", "k__", "_")  # fmt: skip
+WORDS = ("k", "S", "row", "count", "inverse", "tl", "mul_3", "k_ptr", "lag", "x_lag1", "d_o", "S_t", "S_next", "K_by_2", "N4", "print", "lambda", "i_K", "B_K", "BLOCK_V", "k_", "k__", "_", "__k", "dunder__k")  # fmt: skip
 
 
 def test_safe_names_are_one_to_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from ruledsl.algebra.affine import TooLarge
 from ruledsl.algebra.analysis import analyse
@@ -22,6 +23,7 @@ from ruledsl.lang import typed
 from ruledsl.lang.source import Source, Span
 from ruledsl.lang.walk import subexpressions
 
+MOST_LINES = 120  # of one section
 MEANING = {
     Kind.CLOSED: "a run of tokens composes to one map of constant size",
     Kind.CHUNKWISE: "a chunk of tokens is computed at once",
@@ -50,7 +52,10 @@ def headline(verdict: Verdict) -> str:
 
 def _safely(of: Callable[[Writer], Iterator[Line]], w: Writer) -> Iterator[Line]:
     try:
-        yield from list(of(w))
+        made = list(islice(of(w), MOST_LINES + 1))
+        yield from made[:MOST_LINES]
+        if len(made) > MOST_LINES:
+            yield Sentence("the rest is too long to be shown")
     except (TooLarge, NoDerivative, RecursionError) as e:
         yield Sentence(f"not followed: {_reason(e)}")
 

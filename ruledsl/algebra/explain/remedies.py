@@ -35,7 +35,7 @@ from ruledsl.lang.unparse import unparse
 ROUNDS = 5
 MOST_JUDGED = 40
 MOST = 4
-LONGEST = 4000  # characters of a rule that is tried
+LONGEST = 2000  # characters of a rule that is tried
 
 At = Callable[[Text, Span], Iterator[Edit]]
 
