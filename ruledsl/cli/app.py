@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from ruledsl.cli.bench import bench
 from ruledsl.cli.cache import cache
 from ruledsl.cli.check import check
 from ruledsl.cli.compile import compile_
@@ -31,6 +32,7 @@ app.command("compile")(compile_)
 app.command("show")(show)
 app.command("explain")(explain)
 app.command("rules")(rules)
+app.command("bench")(bench)
 app.command("cache")(cache)
 app.command("version")(version)
 
