@@ -29,7 +29,7 @@ types: $(STAMP)
 	$(RUN) -m mypy
 
 pytest: $(STAMP)
-	$(RUN) -m pytest -q -n $(WORKERS) -m "not gpu"
+	$(RUN) -m pytest -q -n $(WORKERS) --dist worksteal -m "not gpu"
 
 # about 15 minutes on one core; exit status 1 if any verdict is contradicted
 prove: $(STAMP)
