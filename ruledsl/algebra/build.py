@@ -7,10 +7,10 @@ re-association of literal numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
 
 from ruledsl.lang import typed
 from ruledsl.lang.source import NOWHERE, Span
+from ruledsl.lang.trees import rebuilt
 from ruledsl.lang.typed import SCALAR, Apply, Diag, Expr, Eye, Number, Ones, Product, Rotate, Transpose, Type
 
 ONE = Number(1.0)
@@ -203,15 +203,4 @@ def summed(parts: Iterable[Expr]) -> Expr | None:
 
 def rebuild(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
     """The node with `change` applied to each direct sub-expression; the node itself if none changed."""
-    new: dict[str, object] = {}
-    for f in fields(expr):
-        value = getattr(expr, f.name)
-        if isinstance(value, tuple) and value and all(hasattr(v, "span") for v in value):
-            changed = tuple(change(v) for v in value)
-            if any(x is not y for x, y in zip(changed, value, strict=True)):
-                new[f.name] = changed
-        elif f.name not in ("span", "type") and hasattr(value, "span"):
-            out = change(value)
-            if out is not value:
-                new[f.name] = out
-    return replace(expr, **new) if new else expr  # type: ignore[arg-type]
+    return rebuilt(expr, change)

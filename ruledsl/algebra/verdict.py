@@ -50,6 +50,27 @@ class Kind(StrEnum):
         """What `--require chunk` accepts."""
         return self in (Kind.CLOSED, Kind.CHUNKWISE, Kind.REPARAMETRISED, Kind.FROZEN)
 
+    @property
+    def numbered(self) -> str:
+        """`chunkwise (2)`; undecided has no number that means anything."""
+        return str(self) if self is Kind.UNDECIDED else f"{self} ({self.number})"
+
+    @property
+    def meaning(self) -> str:
+        """What the verdict says about training, in one line."""
+        return _MEANING[self]
+
+
+_MEANING = {
+    Kind.CLOSED: "a run of tokens composes to one map of constant size",
+    Kind.CHUNKWISE: "a chunk of tokens is computed at once",
+    Kind.DENSE: "composing tokens costs dense products",
+    Kind.REPARAMETRISED: "composes after a change of variables",
+    Kind.FROZEN: "a chunk of tokens is computed at once, given its first state",
+    Kind.SEQUENTIAL: "tokens have to be taken one by one",
+    Kind.UNDECIDED: "not proven either way; tokens are taken one by one",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Decay:
@@ -183,6 +204,11 @@ class Verdict:
     latex: str  # the same as LaTeX
     sizes: dict[str, int] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """`FILE: KIND (NUMBER): MEANING`."""
+        return f"{self.rule.source.name}: {self.kind.numbered}: {self.kind.meaning}"
 
     @property
     def reason(self) -> str:

@@ -19,21 +19,12 @@ from ruledsl.lang.diagnostic import RuleError
 
 COLOUR = {Kind.DENSE: "bold yellow", Kind.SEQUENTIAL: "bold red", Kind.UNDECIDED: "bold yellow"}
 LABEL = 14  # columns before the text of a fact
-MEANING = {
-    Kind.CLOSED: "a run of tokens composes to one map of constant size",
-    Kind.CHUNKWISE: "a chunk of tokens is computed at once",
-    Kind.DENSE: "composing tokens costs dense products",
-    Kind.REPARAMETRISED: "composes after a change of variables",
-    Kind.FROZEN: "a chunk of tokens is computed at once, given its first state",
-    Kind.SEQUENTIAL: "tokens have to be taken one by one",
-    Kind.UNDECIDED: "not proven either way; tokens are taken one by one",
-}
 
 
 def report(verdict: Verdict, price: Priced | None = None) -> None:
     """Everything that `check` says about a rule that is one, in the order: what, why, how stable, at what price."""
     out = console()
-    out.print(headline(verdict), soft_wrap=True)
+    out.print(_headline(verdict), soft_wrap=True)
     for label, text in [*_facts(verdict), *([] if price is None else priced.lines(price)), *_notes(verdict)]:
         for i, line in enumerate(_wrapped(text, out.width - LABEL)):
             out.print(f"  {label if i == 0 else '':{LABEL - 2}}{line}", soft_wrap=True)
@@ -52,12 +43,11 @@ def colour(kind: Kind) -> str:
     return COLOUR.get(kind, "bold green")
 
 
-def headline(verdict: Verdict) -> Text:
-    """`FILE: KIND (NUMBER): MEANING`."""
-    line = Text(f"{verdict.rule.source.name}: ")
-    line.append(str(verdict.kind), colour(verdict.kind))
-    number = "" if verdict.kind is Kind.UNDECIDED else f" ({verdict.kind.number})"
-    return line.append(f"{number}: {MEANING[verdict.kind]}")
+def _headline(verdict: Verdict) -> Text:
+    """The verdict's headline with its kind in colour."""
+    line, start = Text(verdict.headline), len(verdict.rule.source.name) + 2
+    line.stylize(colour(verdict.kind), start, start + len(verdict.kind))
+    return line
 
 
 def _facts(verdict: Verdict) -> Iterator[tuple[str, str]]:

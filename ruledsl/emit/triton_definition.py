@@ -43,9 +43,10 @@ class Definition:
 
 def definition(frame: Frame) -> Definition:
     """The function of one kernel."""
-    kernel, body = frame.kernel, Body(frame)
+    kernel = frame.kernel
     if kernel.mode in LIBRARY:
         return _library(frame)
+    body = Body(frame)
     inner = body.lines()
     lines = _serial(body, inner) if kernel.mode is Mode.SERIAL else _chunk(inner)
     lines = _without_unused([*_lanes(frame), *lines])

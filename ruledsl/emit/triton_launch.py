@@ -34,7 +34,7 @@ def launcher(direction: str, definitions: Sequence[Definition], program: Program
         "count, sequences = chunks.starts.numel(), chunks.begins.numel()",
         'tokens, device, dtype = plan["tokens"], chunks.starts.device, plan["dtype"]',
         "OP = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[dtype]",
-        'IP, IP_SOLVE = plan["precision"], "tf32x3"',
+        'IP = plan["precision"]',
         *_blocks(definitions),
     ]
     made: set[str] = set()
@@ -173,7 +173,7 @@ def _launch_library(d: Definition) -> list[str]:
     rows, columns = (frame.count(e) for e in frame.node(kernel.writes[0].node).shape)
     tensors = [b.name for b in (*kernel.reads, *kernel.writes)]
     if kernel.mode is Mode.SOLVE:
-        given = [f"M={rows}", f"WIDE=power({rows})", "IP=IP_SOLVE", f"num_warps=max(1, {rows} // 32)"]
+        given = [f"M={rows}", f"WIDE=power({rows})", 'IP="tf32x3"', f"num_warps=max(1, {rows} // 32)"]
         grid = "(count, H)"
     else:
         given = [f"N={columns}", "C=C", "LEVELS=LEVELS", "WIDE=power(LEVELS + 1)", "LANES=128", "num_warps=1"]

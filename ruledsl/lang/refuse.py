@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from difflib import get_close_matches
 from functools import singledispatch
 from typing import Any
@@ -13,6 +12,7 @@ from ruledsl.lang import syntax as s
 from ruledsl.lang.diagnostic import Diagnostic
 from ruledsl.lang.functions import ARGUMENTS, KEYWORDS, RESERVED, SPELLED
 from ruledsl.lang.source import Source, Span
+from ruledsl.lang.trees import children
 
 MAX_DEPTH = 150  # of an expression's tree; later passes walk it recursively
 
@@ -63,7 +63,7 @@ def _now(node: s.Expr) -> Iterator[s.Name]:
     if isinstance(node, s.Name):
         yield node
     if not (isinstance(node, s.Call) and node.function == "prev"):
-        for child in _children(node):
+        for child in children(node):
             yield from _now(child)
 
 
@@ -107,17 +107,8 @@ def _walk(root: s.Expr) -> tuple[list[Any], int]:
     while level:
         depth += 1
         nodes += level
-        level = [child for node in level for child in _children(node)]
+        level = [child for node in level for child in children(node)]
     return nodes, depth
-
-
-def _children(node: s.Expr) -> Iterator[Any]:
-    for field in fields(node):
-        value = getattr(node, field.name)
-        if isinstance(value, tuple):
-            yield from value
-        elif field.name != "span" and hasattr(value, "span"):
-            yield value
 
 
 # ----------------------------------------------------------------------------------------------- statements

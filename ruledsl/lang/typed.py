@@ -31,9 +31,10 @@ Types compare by value; spans take no part in equality. The verifier is `verify`
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ruledsl.lang import trees
 from ruledsl.lang.source import NOWHERE, Source, Span
 
 
@@ -329,12 +330,7 @@ Expr = (
 
 def children(expr: Expr) -> Iterator[Expr]:
     """Direct sub-expressions, in text order."""
-    for f in fields(expr):
-        value = getattr(expr, f.name)
-        if isinstance(value, tuple):
-            yield from (v for v in value if hasattr(v, "span"))
-        elif hasattr(value, "span") and f.name != "span":
-            yield value
+    return trees.children(expr)
 
 
 # ------------------------------------------------------------------------------------------------ statements and rule

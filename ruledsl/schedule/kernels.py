@@ -1,10 +1,12 @@
 """The Triton schedule: which nodes of the forward and gradient programs run in which kernel.
 
     Kernels = Kernels(forward, backward)         kernels in launch order
-    Kernel  = Kernel(name, program, mode, ...)   mode "chunk": one program per chunk and head, rows of the state (or
-                                                 columns, if none) in a loop; mode "serial": one program per sequence, head and block of rows,
-                                                 chunks in a loop, the carried state in registers; modes "solve",
-                                                 "levels", "gate": library kernels, see `Mode`
+    Kernel  = Kernel(name, program, mode, ...)   mode "chunk": one program per chunk and head, rows of
+                                                 the state (or columns, if none) in a loop; mode
+                                                 "serial": one program per sequence, head and block of
+                                                 rows, chunks in a loop, the carried state in registers;
+                                                 modes "solve", "levels", "gate": library kernels, see
+                                                 `Mode`
     Buffer  = a node's tile for every chunk and head, in memory between kernels
 
 `schedule.cut` makes them.
@@ -32,7 +34,8 @@ class Buffer:
 
     operand: stored in the operand dtype of the dots. levels: not the node's value but one tile for each doubling of the
     block length b = 2, 4, ... C/2: of a decay a, row t holds the product of a[i] over mid <= i < t in the right half
-    of a block of 2b rows and over t < i < mid in the left half; of a `decay_gate`, the gradient of that. Two more: the products of all a[i] with i < t, and with i > t."""
+    of a block of 2b rows and over t < i < mid in the left half; of a `decay_gate`, the gradient of that. Two more: the products of
+    all a[i] with i < t, and with i > t."""
 
     name: str
     node: int

@@ -7,13 +7,13 @@ them. `Text` knows what the names of the rule are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from ruledsl.lang import syntax as s
 from ruledsl.lang import typed
 from ruledsl.lang.functions import TABLE
 from ruledsl.lang.source import Span
+from ruledsl.lang.trees import children, rebuilt
 
 CHUNK = "16"
 _FRESH = ("x", "g", "u", "y", "w", "xg", "gate")
@@ -346,17 +346,8 @@ def names(expr: s.Expr) -> frozenset[str]:
 
 def nodes(expr: s.Expr) -> Iterator[s.Expr]:
     yield expr
-    for child in _children(expr):
+    for child in children(expr):
         yield from nodes(child)
-
-
-def _children(expr: s.Expr) -> Iterator[s.Expr]:
-    for f in fields(expr):
-        value = getattr(expr, f.name)
-        if isinstance(value, tuple):
-            yield from (v for v in value if hasattr(v, "span"))
-        elif hasattr(value, "span") and f.name != "span":
-            yield value
 
 
 def _bare(expr: s.Expr) -> s.Expr:
@@ -367,20 +358,7 @@ def _bare(expr: s.Expr) -> s.Expr:
 
 def _swap(expr: s.Expr, swap: Swap) -> s.Expr:
     new = swap(expr)
-    if new is not None:
-        return new
-    changes: dict[str, Any] = {}
-    for f in fields(expr):
-        value = getattr(expr, f.name)
-        if isinstance(value, tuple):
-            out = tuple(_swap(v, swap) if hasattr(v, "span") else v for v in value)
-            if any(a is not b for a, b in zip(out, value, strict=True)):
-                changes[f.name] = out
-        elif hasattr(value, "span") and f.name != "span":
-            one = _swap(value, swap)
-            if one is not value:
-                changes[f.name] = one
-    return replace(expr, **changes) if changes else expr
+    return rebuilt(expr, lambda e: _swap(e, swap)) if new is None else new
 
 
 def swapped(rule: s.Rule, swap: Swap) -> s.Rule:

@@ -24,15 +24,6 @@ from ruledsl.lang.source import Source, Span
 from ruledsl.lang.walk import subexpressions
 
 MOST_LINES = 120  # of one section
-MEANING = {
-    Kind.CLOSED: "a run of tokens composes to one map of constant size",
-    Kind.CHUNKWISE: "a chunk of tokens is computed at once",
-    Kind.DENSE: "composing tokens costs dense products",
-    Kind.REPARAMETRISED: "composes after a change of variables",
-    Kind.FROZEN: "a chunk of tokens is computed at once, given its first state",
-    Kind.SEQUENTIAL: "tokens have to be taken one by one",
-    Kind.UNDECIDED: "not proven either way; tokens are taken one by one",
-}
 
 
 def explain(verdict: Verdict, tex: bool = False) -> Explanation:
@@ -40,14 +31,9 @@ def explain(verdict: Verdict, tex: bool = False) -> Explanation:
     try:
         w = Writer(verdict, analyse(verdict.rule), tex)
     except (NoDerivative, TooLarge, RecursionError) as e:
-        return Explanation(headline(verdict), (Section("why", (Sentence(f"not followed: {_reason(e)}"),)),), tex)
+        return Explanation(verdict.headline, (Section("why", (Sentence(f"not followed: {_reason(e)}"),)),), tex)
     made = [Section(title, tuple(_safely(of, w))) for title, of in SECTIONS]
-    return Explanation(headline(verdict), tuple(s for s in made if s.lines), tex)
-
-
-def headline(verdict: Verdict) -> str:
-    number = "" if verdict.kind is Kind.UNDECIDED else f" ({verdict.kind.number})"
-    return f"{verdict.rule.source.name}: {verdict.kind}{number}: {MEANING[verdict.kind]}"
+    return Explanation(verdict.headline, tuple(s for s in made if s.lines), tex)
 
 
 def _safely(of: Callable[[Writer], Iterator[Line]], w: Writer) -> Iterator[Line]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ruledsl.algebra.explain.explain import headline
 from ruledsl.algebra.explain.render import escaped
 from ruledsl.algebra.verdict import Verdict
 
@@ -10,7 +9,7 @@ from ruledsl.algebra.verdict import Verdict
 def latex(verdict: Verdict) -> str:
     """The kind and the transition, between $$."""
     name = verdict.rule.source.name
-    said = escaped(headline(verdict).removeprefix(f"{name}: "))
+    said = escaped(verdict.headline.removeprefix(f"{name}: "))
     rows = [
         rf"& \text{{{said}}}",
         *(r.replace(r"\leftarrow", r"&\leftarrow", 1) for r in verdict.latex.split(r" \\ ") if r),
