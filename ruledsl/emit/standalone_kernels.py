@@ -43,7 +43,10 @@ class KernelForm:
     @property
     def settings(self) -> str:
         """What the functions around the kernels look up."""
-        rows = dict.fromkeys((t.chunk, t.block, t.columns, t.chunk_warps, t.serial_warps, t.stages) for t in self.tiles)
+        rows = dict.fromkeys(
+            (t.chunk, t.block, t.columns, t.light_warps, t.chunk_warps, t.heavy_warps, t.serial_warps, t.stages)
+            for t in self.tiles
+        )
         entries = ", ".join(map(str, rows))
         return (
             "# tokens of a chunk, rows of the state, columns, warps of chunk and of serial kernels, stages; the first that fits is taken\n"

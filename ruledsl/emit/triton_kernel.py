@@ -73,7 +73,7 @@ class Body:
         if buffer.levels:
             parts, *_ = gathered(node)
             cotangents = [(a, "n") for a in node.args[1 + 3 * parts :]]
-            return [*((buffer.node, f"back{part}") for part in range(parts)), *cotangents]
+            return [(buffer.node, "back")] * (parts > 0) + cotangents
         if node.op == "blocks":
             return [(block, "n") for block in node.args]
         return [(buffer.node, "n")]
@@ -133,8 +133,8 @@ class Body:
         """A value is called after its port, or after its operation and its number in the program."""
         index, o = demand
         node = self.frame.node(index)
-        if o.startswith("back"):
-            return f"{o}_{index}"
+        if o == "back":
+            return f"back_{index}"
         turned = "_t" if o == "t" else ""
         if node.op == "input":
             port = self.frame.program.port(node)
@@ -170,8 +170,8 @@ class Body:
             return lambda value: self.memory.store_edge(b, place, value)
 
         places = ["(LEVELS - 1)"] * before + ["LEVELS"] * after
-        stores: list[Store] = [(demands[parts - 1], lambda value: "")] if parts else []
-        return stores + [(d, edge(place)) for d, place in zip(demands[parts:], places, strict=True)]
+        back, edges = demands[: parts > 0], demands[parts > 0 :]
+        return [(d, lambda value: "") for d in back] + [(d, edge(place)) for d, place in zip(edges, places, strict=True)]
 
     # ------------------------------------------------------------------------------------------- statements
 

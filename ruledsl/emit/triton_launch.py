@@ -162,7 +162,7 @@ def _launch(d: Definition) -> list[str]:
     given = {"ROWS": rows, "BLOCK": block, "BLOCKS": f"-(-{rows} // {block})"}
     values += [f"{c}={given.get(c, c)}" for c in d.constants]
     stages = 'plan["stages"]' if d.serial else "1"
-    values += [f'num_warps=plan["warps"]["{kernel.mode}"]', f"num_stages={stages}"]
+    values += [f'num_warps=plan["warps"]["{kernel.load if kernel.mode is Mode.CHUNK else kernel.mode}"]', f"num_stages={stages}"]
     blocks = f"-(-{rows} // {block})" if kernel.split and rows != "1" else "1"
     grid = f"(sequences * H, {blocks})" if d.serial else "(count, H)"
     return wrapped(f"{kernel.name}_kernel[{grid}](", values, ")")

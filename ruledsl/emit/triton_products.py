@@ -86,22 +86,24 @@ def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
             raise unsupported(f"`{op}` has no Triton form")
 
 
-def chain_back(frame: Frame, memory: Memory, buffer: Buffer, part: int) -> Recipe:
-    """Everything that one Gram matrix of a `decay_gate` hands back: two tiles, and level products that are stored."""
-    decay, *args = frame.node(buffer.node).args
-    x, y, m = args[3 * part : 3 * part + 3]
-    before = ((buffer.node, f"back{part - 1}"),) if part else ()
-    kept = frame.mask(x, 1) or f"{frame.lanes(x, 1)[0]} >= 0"
+def chain_back(frame: Frame, memory: Memory, buffer: Buffer) -> Recipe:
+    """Everything that the Gram matrices of a `decay_gate` hand back: two tiles each, and level products that are
+    stored."""
+    gate = frame.node(buffer.node)
+    decay, *args = gate.args
+    parts = gathered(gate)[0]
+    xs, ys, ms = (args[i : 3 * parts : 3] for i in range(3))
+    kept = frame.mask(xs[0], 1) or f"{frame.lanes(xs[0], 1)[0]} >= 0"
     table, columns, count = memory.levels_parts(decay)
+    given = ", ".join("(" + "".join(f"{{{parts * i + j}}}, " for j in range(parts)).rstrip() + ")" for i in range(4))
     text = (
-        f"chain_back({{0}}, {{1}}, {{2}}, {{3}}, {table}, {memory.levels_base(buffer)}, {columns}, {kept}, {not part}, {count}, "
-        "C, LEVELS, OP, IP)"
+        f"chain_back({given}, {table}, {memory.levels_base(buffer)}, {columns}, {kept}, {parts}, {count}, C, LEVELS, OP, IP)"
     )
-    return Recipe((*_plain((x, y, m)), (m, "t"), *before), text, helpers=("chain_back",))
+    return Recipe((*_plain((*xs, *ys, *ms)), *((m, "t") for m in ms)), text, helpers=("chain_back",))
 
 
 def back_part(frame: Frame, index: int) -> tuple[Demand, int] | None:
-    """A `chain_apply` that is half of what a `chain_back` of this kernel gives: which one, and which half."""
+    """A `chain_apply` that is one of the tiles that a `chain_back` of this kernel gives: which one."""
     node = frame.node(index)
     for buffer in frame.kernel.writes:
         gate = frame.node(buffer.node)
@@ -114,7 +116,7 @@ def back_part(frame: Frame, index: int) -> tuple[Demand, int] | None:
         for part in range(gathered(gate)[0]):
             x, y, m = args[3 * part : 3 * part + 3]
             if node.args[:2] == (m, x if adjoint else y):
-                return (buffer.node, f"back{part}"), int(adjoint)
+                return (buffer.node, "back"), 2 * part + adjoint
     return None
 
 

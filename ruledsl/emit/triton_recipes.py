@@ -53,9 +53,9 @@ class Recipes:
         """Unsupported: the operation has no Triton form."""
         index, o = demand
         node = self.frame.node(index)
-        if o.startswith("back"):
+        if o == "back":
             buffer = next(b for b in self.frame.kernel.writes if b.levels and b.node == index)
-            return chain_back(self.frame, self.memory, buffer, int(o.removeprefix("back")))
+            return chain_back(self.frame, self.memory, buffer)
         if index in self.buffers:
             return Recipe((), self.memory.load_buffer(self.buffers[index], o))
         if index in self.carried:

@@ -26,11 +26,11 @@ class ChunkTables:
 
 def launch(run, batch, length, position, dtypes):
     """run(chunks, plan) with the first tiles that fit the device."""
-    for chunk, block, columns, chunk_warps, serial_warps, stages in TILES:
+    for chunk, block, columns, light, usual, heavy, serial, stages in TILES:
         exact = OPERANDS == torch.float32
         plan = {
             "chunk": chunk, "block": block, "columns": columns, "stages": stages, "tokens": batch * length, "dtype": OPERANDS, "dtypes": dtypes,
-            "warps": {"chunk": chunk_warps, "serial": serial_warps},
+            "warps": {"light": light, "chunk": usual, "heavy": heavy, "serial": serial},
             "precision": "tf32x3" if exact else "ieee",
         }  # fmt: skip
         try:

@@ -224,7 +224,7 @@ class TritonPlan:
             "chunk": choice.chunk,
             "block": choice.block,
             "columns": choice.columns,
-            "warps": {"chunk": choice.chunk_warps, "serial": choice.serial_warps},
+            "warps": {"light": choice.light_warps, "chunk": choice.chunk_warps, "heavy": choice.heavy_warps, "serial": choice.serial_warps},
             "stages": choice.stages,
             "tokens": tokens,
             "dtype": operands,

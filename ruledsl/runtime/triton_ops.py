@@ -60,24 +60,27 @@ def chain_apply_adjoint(m_t, x, levels, columns, N: tl.constexpr, C: tl.constexp
 
 
 @triton.jit
-def chain_back(x, y, m, m_t, levels, products, columns, kept, FIRST: tl.constexpr, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
-    """`chain_apply(m, y)` and `chain_apply_adjoint(m_t, x)`; the gradients of sum(m * chain_gram(x, y)) by the level products
-    go to `products` (FIRST), or are added there; `kept` are the real lanes."""
-    left = tl.dot(tl.where(halves(1, C), m, 0.0).to(OP), y.to(OP), input_precision=IP)
-    right = tl.dot(tl.where(tl.trans(halves(1, C)), m_t, 0.0).to(OP), x.to(OP), input_precision=IP)
+def chain_back(xs, ys, ms, transposed, levels, products, columns, kept, PARTS: tl.constexpr, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+    """For each Gram matrix `chain_gram(x, y)` of one decay with the cotangent m: `chain_apply(m, y)`, then
+    `chain_apply_adjoint(m_t, x)`. The gradients by the level products go to `products`; `kept` are the real lanes."""
+    sums = ()
+    for j in tl.static_range(PARTS):
+        left = tl.dot(tl.where(halves(1, C), ms[j], 0.0).to(OP), ys[j].to(OP), input_precision=IP)
+        right = tl.dot(tl.where(tl.trans(halves(1, C)), transposed[j], 0.0).to(OP), xs[j].to(OP), input_precision=IP)
+        sums = sums + (left, right)
     for i in range(1, LEVELS):
         D = level(levels, columns, i, N, C)
         pair = halves(1 << i, C)
-        u = tl.dot(tl.where(pair, m, 0.0).to(OP), (y * D).to(OP), input_precision=IP)
-        w = tl.dot(tl.where(tl.trans(pair), m_t, 0.0).to(OP), (x * D).to(OP), input_precision=IP)
-        left += D * u
-        right += D * w
-        to = products + ((i - 1) * C + tl.arange(0, C))[:, None] * N + columns[None, :]
-        found = x * u + y * w
-        if not FIRST:
-            found += tl.load(to).to(tl.float32)
-        tl.store(to, found, mask=kept[None, :])
-    return left, right
+        found = D * 0.0
+        more = ()
+        for j in tl.static_range(PARTS):
+            u = tl.dot(tl.where(pair, ms[j], 0.0).to(OP), (ys[j] * D).to(OP), input_precision=IP)
+            w = tl.dot(tl.where(tl.trans(pair), transposed[j], 0.0).to(OP), (xs[j] * D).to(OP), input_precision=IP)
+            found += xs[j] * u + ys[j] * w
+            more = more + (sums[2 * j] + D * u, sums[2 * j + 1] + D * w)
+        sums = more
+        tl.store(products + ((i - 1) * C + tl.arange(0, C))[:, None] * N + columns[None, :], found, mask=kept[None, :])
+    return sums
 
 
 @triton.jit

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 
 from ruledsl.chunk.program import PortKind, Program, Result, ResultKind
 from ruledsl.schedule.graph import CHAINS, Graph
-from ruledsl.schedule.kernels import Buffer, Carry, Kernel, Kernels, Mode
+from ruledsl.schedule.kernels import Buffer, Carry, Kernel, Kernels, Load, Mode
 
 _PURPOSE = {
     "forward": "Chunk after chunk, the state in registers: outputs and the final state.",
@@ -32,6 +32,7 @@ _PURPOSE = {
     Mode.GATE: "The gradient of the decays.",
 }
 MOST_SUMS = 3  # products over state rows in one chunk kernel that does anything else; one less beside decayed products
+LIGHT, HEAVY = 1, 6  # products in one chunk kernel, see `_load`; measured
 _AFTER = "Outputs of every chunk, from the state that enters it."
 _GRADIENTS = (
     "Gradients of every chunk's inputs, from the state that enters it and the gradient of the state that leaves it."
@@ -204,7 +205,8 @@ class Cutter:
         """Chunk kernels that put nodes into memory and store results, and the library kernels between them. A node's
         stage is how many library kernels are behind it."""
         results = list(results)
-        stage = self._stages(self._row_sums([r.node for r in results]))
+        targets = [r.node for r in results]
+        stage = self._stages(self._row_sums(targets) | self._column_sums(targets))
         plan = _Plan(self, stage)
         for index in wanted:
             plan.request(index)
@@ -226,7 +228,7 @@ class Cutter:
                 rows = self._blocks(targets)
                 self.kernels.append(Kernel(
                     stem, self.program, Mode.CHUNK, purpose, self._reads(targets, ()), tuple(writes), made,
-                    rows=rows, columns=rows != graph.rows,
+                    rows=rows, columns=rows != graph.rows, load=self._load(targets),
                 ))  # fmt: skip
                 self.memory |= {b.node: b for b in writes if not b.levels}
             self._library(name, plan, at, {b.node: b for b in writes if b.levels})
@@ -252,6 +254,15 @@ class Cutter:
     def _add(self, name: str, mode: Mode, reads: tuple[Buffer, ...], out: Buffer) -> None:
         self.kernels.append(Kernel(name, self.program, mode, _PURPOSE[mode], reads, (out,)))
 
+    def _load(self, targets: list[int]) -> Load:
+        """By the tiles that the kernel's products hold: one for level products, half a tile for a Gram matrix."""
+        graph = self.graph
+        made = graph.ancestors(targets, self.memory) - set(self.memory)
+        levelled = sum(graph.op(i) in ("chain_gram", "chain_apply") for i in made)
+        dots = [i for i in made if graph.op(i) == "dot" and graph.large(i)]
+        held = levelled + sum(0.5 if graph.axes.of[i] == (None, None) else 1 for i in dots)
+        return Load.HEAVY if levelled >= HEAVY else Load.LIGHT if 0 < held <= LIGHT else Load.USUAL
+
     def _blocks(self, targets: list[int]) -> int | None:
         """The axis that a chunk kernel visits in blocks: the state's rows if it has any, else the most frequent one."""
         graph = self.graph
@@ -275,6 +286,21 @@ class Cutter:
         found = [i for i in made if graph.contracts_rows(i)]
         most = MOST_SUMS - any(graph.op(i) in CHAINS for i in made)
         return frozenset(found if sum(map(graph.large, found)) > most else ())
+
+    def _column_sums(self, targets: list[int]) -> frozenset[int]:
+        """Sums over columns, of what level products make, that other columns need: one kernel would walk the levels
+        twice."""
+        graph = self.graph
+        made = graph.ancestors(targets, self.memory) - set(self.memory)
+        levelled = graph.dependents(i for i in made if graph.op(i) == "chain_apply")
+        found = set()
+        for index in made & levelled:
+            columns = graph.axes.contracted(graph.program, index)
+            if columns not in (None, graph.rows, *graph.axes.mixed):
+                users = graph.dependents([index]) & made - {index}
+                if any(columns in graph.axes.of[u] for u in users):
+                    found.add(index)
+        return frozenset(found)
 
     def _stages(self, sums: frozenset[int]) -> dict[int, int]:
         graph = self.graph

@@ -28,6 +28,14 @@ class Mode(StrEnum):
     GATE = "gate"  # the gradient of a diagonal decay from the gradients of those products
 
 
+class Load(StrEnum):
+    """How many tiles a chunk kernel holds at once: what its warps are chosen by."""
+
+    LIGHT = "light"
+    USUAL = "chunk"
+    HEAVY = "heavy"
+
+
 @dataclass(frozen=True, slots=True)
 class Buffer:
     """One node's tile, per chunk and head.
@@ -67,6 +75,7 @@ class Kernel:
     split: bool = False  # rows of the state are split over programs (serial mode)
     rows: int | None = None  # the axis class that is split over programs, or visited in blocks (chunk mode)
     columns: bool = False  # that class is not the state's rows
+    load: Load = Load.USUAL
 
 
 @dataclass(frozen=True, slots=True)

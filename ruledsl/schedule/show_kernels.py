@@ -15,7 +15,7 @@ def text(kernels: Kernels, forward: Program, gradient: Program, tiles: tuple[Til
     lines = ["tiles, the first that fits the device:"]
     for t in tiles:
         lines.append(
-            f"  {t.chunk} tokens, {t.block} rows of the state; {t.chunk_warps} warps per chunk; {t.serial_warps} serial, {t.stages} stages"
+            f"  {t.chunk} tokens, {t.block} rows of the state; {t.chunk_warps} warps per chunk ({t.light_warps} in light, {t.heavy_warps} in heavy kernels); {t.serial_warps} serial, {t.stages} stages"
         )
     for name, side in (("forward", kernels.forward), ("backward", kernels.backward)):
         lines += ["", f"{name}: {len(side)} kernels"]

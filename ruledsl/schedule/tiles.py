@@ -20,6 +20,8 @@ class Tiles:
     chunk: int  # tokens, a power of two, at least 16
     block: int  # rows of the state per program
     chunk_warps: int
+    light_warps: int  # of chunk kernels with few products, see `kernels.Load`
+    heavy_warps: int
     serial_warps: int
     stages: int  # of the loads in serial kernels
     columns: int = 64  # of a tile without state rows that a chunk kernel has at once
@@ -42,8 +44,9 @@ def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: 
     block = 64 if operand_bytes == 2 and wide <= 128 else 32 if wide <= 128 else 16
     lengths = [c for c in (64, 32, 16) if c <= chunk]
     warps = 8 if wide > 128 or operand_bytes == 4 or chunk == 64 else 4
+    light, heavy = (2, 8) if warps == 4 else (warps, warps)
     stages = (3, 2, 1) if operand_bytes == 2 else (2, 1)
-    return tuple(Tiles(c, b, warps, 4, s) for c in lengths for b in (block, 16) if b <= block for s in stages)
+    return tuple(Tiles(c, b, warps, light, heavy, 4, s) for c in lengths for b in (block, 16) if b <= block for s in stages)
 
 
 def _power(n: int) -> int:
