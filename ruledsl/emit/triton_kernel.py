@@ -133,8 +133,8 @@ class Body:
         """A value is called after its port, or after its operation and its number in the program."""
         index, o = demand
         node = self.frame.node(index)
-        if o == "back":
-            return f"back_{index}"
+        if o not in ("n", "t"):
+            return f"{o}_{index}"
         turned = "_t" if o == "t" else ""
         if node.op == "input":
             port = self.frame.program.port(node)

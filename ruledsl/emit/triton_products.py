@@ -71,11 +71,6 @@ def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
         case "whole":
             text = "tl.reduce({0}, 0, multiply, keep_dims=True)"
             return Recipe(_plain(node.args), text, helpers=("multiply",))
-        case "chain_gram":
-            x, y, decay = node.args
-            text = f"chain_gram({frame.clear('{0}', x, 1, 'n')}, {{1}}, {memory.levels(decay)}, C, LEVELS, OP, IP)"
-            over_blocks = frame.loops and frame.is_rows(x, 1)
-            return Recipe(_plain((x, y)), text, accumulate=over_blocks, helpers=("chain_gram",))
         case "chain_apply":
             m, x, decay = node.args
             _, adjoint = applied(node)
@@ -84,6 +79,18 @@ def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
             return Recipe(((m, "t" if adjoint else "n"), (x, "n")), text, helpers=(name,))
         case op:
             raise unsupported(f"`{op}` has no Triton form")
+
+
+def chain_grams(frame: Frame, memory: Memory, grams: Sequence[int]) -> Recipe:
+    """Gram matrices by level products of one decay: a tuple of tiles."""
+    nodes = [frame.node(i) for i in grams]
+    xs, ys, (decay, *_) = zip(*(n.args for n in nodes), strict=True)
+    parts = len(grams)
+    left = "".join(frame.clear(f"{{{j}}}", x, 1, "n") + ", " for j, x in enumerate(xs)).rstrip()
+    right = "".join(f"{{{parts + j}}}, " for j in range(parts)).rstrip()
+    base, lanes, count = memory.levels_parts(decay)
+    text = f"chain_gram(({left}), ({right}), {base}, {lanes}, {parts}, {count}, C, LEVELS, OP, IP)"
+    return Recipe(_plain((*xs, *ys)), text, helpers=("chain_gram",))
 
 
 def chain_back(frame: Frame, memory: Memory, buffer: Buffer) -> Recipe:

@@ -15,7 +15,7 @@ from ruledsl.emit.triton_demand import Demand, Recipe
 from ruledsl.emit.triton_frame import Frame, flip, sides
 from ruledsl.emit.triton_memory import Memory
 from ruledsl.emit.triton_names import cotangent_name, safe
-from ruledsl.emit.triton_products import FUNCTIONS, HELPERS, back_part, chain_back, dot, helper, real_dot
+from ruledsl.emit.triton_products import FUNCTIONS, HELPERS, back_part, chain_back, chain_grams, dot, helper, real_dot
 from ruledsl.emit.triton_spelling import literal, template
 from ruledsl.schedule.attributes import flags, integer, number, shifted
 from ruledsl.schedule.kernels import Buffer, Carry
@@ -34,12 +34,14 @@ class Recipes:
     buffers: dict[int, Buffer] = field(init=False)
     carried: dict[int, Carry] = field(init=False)
     by_dots: frozenset[int] = field(init=False)  # nodes made by a dot inside this kernel
+    grams: tuple[tuple[int, ...], ...] = field(init=False)  # Gram matrices by level products that are made together
     orientation: dict[int, str] = field(init=False)  # each carried state is held the way that most dots use it
 
     def __post_init__(self) -> None:
         self.buffers = {b.node: b for b in self.frame.kernel.reads if not b.levels}
         self.carried = {c.enter: c for c in self.frame.kernel.carries}
         self.by_dots = self._made_by_dots()
+        self.grams = self._together()
         self.orientation = self._orientations()
 
     def targets(self) -> list[int]:
@@ -56,6 +58,8 @@ class Recipes:
         if o == "back":
             buffer = next(b for b in self.frame.kernel.writes if b.levels and b.node == index)
             return chain_back(self.frame, self.memory, buffer)
+        if o.startswith("grams"):
+            return chain_grams(self.frame, self.memory, self.grams[int(o.removeprefix("grams"))])
         if index in self.buffers:
             return Recipe((), self.memory.load_buffer(self.buffers[index], o))
         if index in self.carried:
@@ -75,6 +79,8 @@ class Recipes:
     def resolve(self, demand: Demand) -> Demand:
         """The demand without transposes: they are a matter of orientation."""
         index, o = demand
+        if o not in ("n", "t"):
+            return demand
         while (node := self.frame.node(index)).op == "transpose" and not self.frame.leaf(index):
             index, o = node.args[0], flip(o)
         return index, "n" if node.shape == (1, 1) and index not in self.carried else o
@@ -100,6 +106,22 @@ class Recipes:
             if product or any(a in found for a in node.args):
                 found.add(index)
         return frozenset(found)
+
+    def _together(self) -> tuple[tuple[int, ...], ...]:
+        """Those of one decay of which none needs another."""
+        graph, groups = self.frame.graph, list[list[int]]()
+        for index in sorted(graph.ancestors(self.targets(), self.buffers) - set(self.buffers)):
+            if graph.op(index) != "chain_gram":
+                continue
+            behind = graph.ancestors([index])
+            decay = graph.args(index)[2]
+            for group in groups:
+                if graph.args(group[0])[2] == decay and behind.isdisjoint(group):
+                    group.append(index)
+                    break
+            else:
+                groups.append([index])
+        return tuple(map(tuple, groups))
 
     def _orientations(self) -> dict[int, str]:
         votes = {index: {"n": 0, "t": 0} for index in self.carried}
@@ -181,6 +203,11 @@ class Recipes:
                 return Recipe(same, f"tl.reshape(tl.join({{0}}, {{1}}), {frame.shape(index, o)})")
             case "chain_apply" if (found := back_part(frame, index)) is not None:
                 return Recipe((found[0],), f"{{0}}[{found[1]}]")
+            case "chain_gram":
+                x, _, decay = node.args
+                at, group = next((i, g) for i, g in enumerate(self.grams) if index in g)
+                text = f"{{0}}[{group.index(index)}]"
+                return Recipe(((decay, f"grams{at}"),), text, accumulate=frame.loops and frame.is_rows(x, 1))
             case op if op in FUNCTIONS:
                 return helper(frame, self.memory, index, node)
             case op:

@@ -30,13 +30,20 @@ def level(levels, columns, i, N: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
-def chain_gram(x, y, levels, columns, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
-    """[C, C]: sum_d x[t,d] y[s,d] prod of a[i,d] over s < i < t, for s < t."""
-    out = tl.where(halves(1, C), tl.dot(x.to(OP), tl.trans(y.to(OP)), input_precision=IP), 0.0)
+def chain_gram(xs, ys, levels, columns, PARTS: tl.constexpr, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+    """[C, C] for each x and y: sum_d x[t,d] y[s,d] prod of a[i,d] over s < i < t, for s < t."""
+    sums = ()
+    for j in tl.static_range(PARTS):
+        near = tl.dot(xs[j].to(OP), tl.trans(ys[j].to(OP)), input_precision=IP)
+        sums = sums + (tl.where(halves(1, C), near, 0.0),)
     for i in range(1, LEVELS):
         D = level(levels, columns, i, N, C)
-        out += tl.where(halves(1 << i, C), tl.dot((x * D).to(OP), tl.trans((y * D).to(OP)), input_precision=IP), 0.0)
-    return out
+        more = ()
+        for j in tl.static_range(PARTS):
+            far = tl.dot((xs[j] * D).to(OP), tl.trans((ys[j] * D).to(OP)), input_precision=IP)
+            more = more + (sums[j] + tl.where(halves(1 << i, C), far, 0.0),)
+        sums = more
+    return sums
 
 
 @triton.jit

@@ -70,11 +70,12 @@ def _backward(graph: Graph) -> tuple[Kernel, ...]:
     entering = {c.enter for c in states}
     swept = _made(graph, states, ())
     back = _made(graph, cotangents, entering)
+    early = [r for r in gradients if _comes_along(graph, r.node, back)]
     if states:
         kept = _kept(graph, swept, [*wanted, *(c.leave for c in cotangents)], entering)
-        cutter.serial("sweep", states, [], keep="enter", also=kept)
+        later = Later([*(c.leave for c in cotangents), *(r.node for r in early)], {c.enter for c in cotangents})
+        cutter.serial("sweep", states, [], keep="enter", also=kept, later=later)
     if cotangents:
-        early = [r for r in gradients if _comes_along(graph, r.node, back)]
         gradients = [r for r in gradients if r not in early]
         kept = _kept(graph, back, [r.node for r in gradients], {c.enter for c in cotangents} | set(cutter.memory))
         cutter.serial("reverse", cotangents, early, keep="leave", also=kept)
@@ -128,6 +129,14 @@ def _comes_along(graph: Graph, result: int, made: frozenset[int]) -> bool:
     return found and graph.owned(result)
 
 
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A serial kernel that follows another: what it is for, and the nodes that it carries."""
+
+    targets: list[int]
+    carried: set[int]
+
+
 @dataclass(slots=True)
 class Cutter:
     """The kernels of one direction, in order, and what is in memory after them."""
@@ -139,15 +148,19 @@ class Cutter:
     levels: dict[int, Buffer] = field(default_factory=dict)  # level products, by the node of the decay
 
     def serial(
-        self, name: str, carries: tuple[Carry, ...], results: list[Result], keep: str, also: Iterable[int] = ()
-    ) -> None:
+        self, name: str, carries: tuple[Carry, ...], results: list[Result], keep: str, also: Iterable[int] = (),
+        later: Later | None = None,
+    ) -> None:  # fmt: skip
         """A serial kernel and what is made ahead of it. `keep`: word for the buffers of the values that enter each chunk,
-        "" if they are not kept; `also`: nodes to keep."""
+        "" if they are not kept; `also`: nodes to keep; `later`: what crosses into that kernel is made at the same time."""
         graph = self.graph
         carried = {c.enter for c in carries}
         targets = [*(c.leave for c in carries), *(r.node for r in results), *also]
         crossing = self._crossing(targets, carried)
-        readers = graph.ancestors(targets, carried | set(self.memory) | set(crossing))
+        if later is not None:
+            crossing = sorted({*crossing, *self._crossing(later.targets, later.carried | carried | set(also))})
+        everything = [*targets, *(later.targets if later else ())]
+        readers = graph.ancestors(everything, carried | set(self.memory) | set(crossing))
         self.ahead(
             f"{name}_prepare", crossing, (), f"What `{name}_kernel` needs of every chunk and does not depend on the state.",
             lambda i: graph.large(i) and graph.only_operand(i, readers),
