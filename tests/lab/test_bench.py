@@ -84,7 +84,7 @@ def test_a_peer_that_is_missing_is_said_to_be(tmp_path: Path) -> None:
 
 
 def test_a_wrong_backend_is_not_timed(broken: None) -> None:
-    with pytest.raises(Wrong, match=r"delta: not timed: the torch backend is wrong .*o off by 0\.01 \(bar 1e-05\)"):
+    with pytest.raises(Wrong, match=r"delta: not timed: the torch backend is wrong against float64: o off by 0\.01 \(bar 1e-05\)"):
         gate(rule("delta"), "delta", TINY, torch.float32, CPU, "torch")
     done = run("delta", "--shapes", AT)
     assert isinstance(done.exception, Stop) and done.exception.status is Exit.FAULT == 3

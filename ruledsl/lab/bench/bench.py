@@ -89,9 +89,19 @@ def device_name(device: torch.device) -> str:
 
 def record(rows: Sequence[Row], watch: Watch) -> dict[str, Any]:
     """Rows as data, with what they depend on."""
-    known = device_row(device_name(watch.device))
     return {
         "schema": 1,
+        **machine(watch),
+        "how": f"medians of {watch.repeats} calls after warm-up, random inputs inside the declared ranges; first calls with "
+        "the caches on disk as they were; peak memory of a forward and backward pass beyond its arguments",
+        "rows": [_row(row) for row in rows],
+    }
+
+
+def machine(watch: Watch) -> dict[str, Any]:
+    """The device and the versions that numbers depend on."""
+    known = device_row(device_name(watch.device))
+    return {
         "device": {
             "name": device_name(watch.device),
             "processor": platform.processor() or platform.machine(),
@@ -101,9 +111,6 @@ def record(rows: Sequence[Row], watch: Watch) -> dict[str, Any]:
         },
         "versions": {name: _version(name) for name in ("torch", "triton", "fla-core")}
         | {"ruledsl": ruledsl.__version__, "python": platform.python_version()},
-        "how": f"medians of {watch.repeats} calls after warm-up, random inputs inside the declared ranges; first calls with "
-        "the caches on disk as they were; peak memory of a forward and backward pass beyond its arguments",
-        "rows": [_row(row) for row in rows],
     }
 
 

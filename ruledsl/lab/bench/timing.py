@@ -109,6 +109,13 @@ def both(subject: Subject, watch: Watch) -> dict[str, float]:
     return found
 
 
+def backward(subject: Subject, watch: Watch) -> dict[str, float]:
+    """Backward alone, again and again over what one forward pass kept."""
+    outputs = subject.forward()
+    cotangents = _cotangents(outputs)
+    return {"backward_ms": watch.median(lambda: _gradients(outputs, subject.leaves, cotangents, keep=True))}
+
+
 @torch.no_grad()
 def decode(subject: Subject, watch: Watch) -> dict[str, float]:
     return {} if subject.token is None else {"decode_ms": watch.median(subject.token)}
@@ -136,5 +143,7 @@ def _cotangents(outputs: Sequence[Tensor]) -> list[Tensor]:
     return [torch.randn_like(o) for o in outputs]
 
 
-def _gradients(outputs: Sequence[Tensor], leaves: Sequence[Tensor], cotangents: Sequence[Tensor]) -> object:
-    return torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True)
+def _gradients(
+    outputs: Sequence[Tensor], leaves: Sequence[Tensor], cotangents: Sequence[Tensor], keep: bool = False
+) -> object:
+    return torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True, retain_graph=keep)
