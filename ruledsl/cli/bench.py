@@ -108,7 +108,7 @@ def _run(
     from ruledsl.cli import say
     from ruledsl.lab.bench.bench import bench, device_name, record, steps
     from ruledsl.lab.bench.gate import Wrong
-    from ruledsl.lab.bench.report import notes, table
+    from ruledsl.lab.bench.report import notes, step_table, table
     from ruledsl.lab.bench.shapes import DTYPES
     from ruledsl.runtime.errors import BackendError
 
@@ -136,6 +136,7 @@ def _run(
         if rows:
             for row in rows:
                 out.print(table(row))
+                out.print(step_table(row))
             for line in (*notes(rows), f"{device_name(watch.device)}; medians of {watch.repeats} calls"):
                 out.print(line, soft_wrap=True)
     return rows

@@ -273,6 +273,11 @@ def _made_tables(batch: int, length: int, chunk: int, device: torch.device) -> S
 _FITTING: dict[tuple[str, tuple[tuple[str, int], ...], torch.dtype, str], Tiles] = {}
 
 
+def fitting(key: str, sizes: Mapping[str, int], dtype: torch.dtype, direction: str) -> Tiles | None:
+    """The tiles that ran for the form of that key; None before its first call."""
+    return _FITTING.get((key, tuple(sorted(sizes.items())), dtype, direction))
+
+
 def _flat(x: Tensor, tokens: int) -> Tensor:
     """[tokens, Hg, ...] with contiguous trailing axes."""
     x = x.reshape(tokens, *x.shape[2:])
