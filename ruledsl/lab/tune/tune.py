@@ -79,7 +79,7 @@ def tune(
         return trials[choice]
 
     begun = _first(tried(Choice(c, c)) for c in first)
-    shipped = next((t for t in begun if t.outcome.status != "refused"), begun[-1])  # what the runtime takes
+    shipped = next((t for t in begun if t.outcome.status != "refused"), begun[-1])  # the first that fits both ways
     best = {d: (begun[-1].choice.of(d), begun[-1].seconds(d)) for d in tuned.DIRECTIONS}
     for name, values in fields.items() if begun[-1].outcome.status == "timed" else ():
         start = {d: best[d][0] for d in tuned.DIRECTIONS}
