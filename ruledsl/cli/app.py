@@ -17,6 +17,7 @@ from ruledsl.cli.exits import Exit, Stop
 from ruledsl.cli.explain import explain
 from ruledsl.cli.rules import rules
 from ruledsl.cli.show import show
+from ruledsl.cli.tune import tune
 from ruledsl.cli.version import version
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app.command("show")(show)
 app.command("explain")(explain)
 app.command("rules")(rules)
 app.command("bench")(bench)
+app.command("tune")(tune)
 app.command("cache")(cache)
 app.command("version")(version)
 

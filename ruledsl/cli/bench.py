@@ -49,10 +49,10 @@ def bench(
         raise Stop(Exit.USAGE, f"--vs: there is no {vs}; there are {', '.join(PEERS)}{rows_of}")
     _can_write(json, plot)
     watch = watch_here(repeats)
-    loaded = _loaded(rules)
-    at = _shapes(shapes, loaded, watch.device.type)
+    read = loaded(rules)
+    at = shapes_of(shapes, read, watch.device.type)
     written = dtype.value if dtype is not None else DEFAULT_DTYPE[watch.device.type]
-    rows = _run(loaded, at, written, watch, backend, vs, json)
+    rows = _run(read, at, written, watch, backend, vs, json)
     if plot is not None:
         from ruledsl.lab.bench.bench import device_name
         from ruledsl.lab.bench.report import picture
@@ -60,7 +60,7 @@ def bench(
         picture(rows, plot, f"{device_name(watch.device)}, {written}")
 
 
-def _loaded(names: list[str]) -> list[tuple[str, Rule]]:
+def loaded(names: list[str]) -> list[tuple[str, Rule]]:
     from ruledsl.cli.read import read
     from ruledsl.cli.say import told
     from ruledsl.runtime.rule import Rule
@@ -76,7 +76,7 @@ def _loaded(names: list[str]) -> list[tuple[str, Rule]]:
     return found
 
 
-def _shapes(text: str | None, rules: list[tuple[str, Rule]], device: str) -> list[Shape]:
+def shapes_of(text: str | None, rules: list[tuple[str, Rule]], device: str) -> list[Shape]:
     from ruledsl.lab.bench.shapes import DEFAULT, SHAPES, shapes
 
     default = SHAPES[DEFAULT[device]]
@@ -108,7 +108,7 @@ def _run(
     from ruledsl.cli import say
     from ruledsl.lab.bench.bench import bench, device_name, record, steps
     from ruledsl.lab.bench.gate import Wrong
-    from ruledsl.lab.bench.report import notes, table
+    from ruledsl.lab.bench.report import notes, step_table, table
     from ruledsl.lab.bench.shapes import DTYPES
     from ruledsl.runtime.errors import BackendError
 
@@ -136,6 +136,7 @@ def _run(
         if rows:
             for row in rows:
                 out.print(table(row))
+                out.print(step_table(row))
             for line in (*notes(rows), f"{device_name(watch.device)}; medians of {watch.repeats} calls"):
                 out.print(line, soft_wrap=True)
     return rows

@@ -1,4 +1,5 @@
 """Generated Triton text as modules: files in a per-user cache, since `triton.jit` reads its source from a file.
+`tuned` keeps its choices there as well.
 
 The folder is `$RULEDSL_CACHE` or `~/.cache/ruledsl` (mode 0700); one that another user owns is refused. A file is named by the hash of its text, written to
 a temporary name and renamed, and compared with the text before it is used: a damaged entry is written again, and
@@ -15,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+OURS = ("rule_", "tuned_")  # how the names of files begin that ruledsl writes
+
 
 def cache_dir() -> Path:
     """The folder, absolute, made if need be. PermissionError: it cannot be made, or others could put files into it.
@@ -28,7 +31,7 @@ def cache_dir() -> Path:
             if {base.lstat().st_uid, base.stat().st_uid} != {os.getuid()}:
                 raise _refused(base, "belongs to another user")
             mode = base.stat().st_mode
-            if mode & 0o077 and all(path.name.startswith("rule_") for path in base.iterdir()):
+            if mode & 0o077 and all(path.name.startswith(OURS) for path in base.iterdir()):
                 os.chmod(base, 0o700)
             elif mode & 0o022:
                 raise _refused(base, "is open to others and holds more than generated files")
@@ -71,7 +74,7 @@ def build(text: str) -> ModuleType:
     name = f"rule_{hashlib.sha256(text.encode()).hexdigest()[:20]}"
     path = cache_dir() / f"{name}.py"
     if not _holds(path, text):
-        _write(path, text)
+        write(path, text)
     module = ModuleType(name)
     module.__file__ = str(path)
     sys.modules[name] = module
@@ -86,7 +89,7 @@ def _holds(path: Path, text: str) -> bool:
         return False
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Never through a link, and all of it or nothing."""
     temporary = ""
     try:

@@ -28,7 +28,7 @@ from ruledsl.emit.triton_launch import padded_sizes
 from ruledsl.emit.triton_names import tensor_key
 from ruledsl.emit.triton_text import triton_text
 from ruledsl.lang import typed
-from ruledsl.runtime import layout, registration
+from ruledsl.runtime import layout, registration, tuned
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.chunked import Chunkable, StateTile, carry_after, no_tokens, state_entering, state_tiles
 from ruledsl.runtime.errors import BackendError
@@ -125,7 +125,7 @@ class TritonPlan:
     dtype: torch.dtype  # of the dots' operands, and of outputs
     outputs: tuple[tuple[str, tuple[int, ...]], ...]
     packed: bool
-    candidates: tuple[Tiles, ...]
+    candidates: Mapping[str, tuple[Tiles, ...]]  # by direction, best first
 
     @property
     def results(self) -> int:
@@ -238,7 +238,7 @@ class TritonPlan:
 
         place = self.form.key, tuple(sorted(self.sizes.items())), self.dtype, direction
         known = _FITTING.get(place)
-        for choice in (known,) if known else self.candidates:
+        for choice in (known,) if known else self.candidates[direction]:
             try:
                 found = launch(choice)
             except OutOfResources as e:
@@ -273,6 +273,11 @@ def _made_tables(batch: int, length: int, chunk: int, device: torch.device) -> S
 _FITTING: dict[tuple[str, tuple[tuple[str, int], ...], torch.dtype, str], Tiles] = {}
 
 
+def fitting(key: str, sizes: Mapping[str, int], dtype: torch.dtype, direction: str) -> Tiles | None:
+    """The tiles that ran for the form of that key; None before its first call."""
+    return _FITTING.get((key, tuple(sorted(sizes.items())), dtype, direction))
+
+
 def _flat(x: Tensor, tokens: int) -> Tensor:
     """[tokens, Hg, ...] with contiguous trailing axes."""
     x = x.reshape(tokens, *x.shape[2:])
@@ -305,7 +310,9 @@ def prepare(rule: Rule, setting: Setting) -> Compiled:
     if registration.registered(key) is None:
         outputs = tuple((o.name, tuple(typed.dim_value(d, sizes) for d in o.value.type.dims)) for o in rule.typed.outputs)
         choices = tuple(dict.fromkeys(replace(t, chunk=fixed) for t in form.candidates)) if fixed else form.candidates
-        registration.register(key, TritonPlan(form, sizes, setting.heads, setting.out_dtype, outputs, setting.packed, choices))
+        place = tuned.Place(form.key, setting.sizes, setting.out_dtype, setting.device)
+        ordered = tuned.before(choices, place, fixed)
+        registration.register(key, TritonPlan(form, sizes, setting.heads, setting.out_dtype, outputs, setting.packed, ordered))
     return Compiled(rule.typed, form, key)
 
 

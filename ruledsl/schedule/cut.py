@@ -156,14 +156,17 @@ class Cutter:
         graph = self.graph
         carried = {c.enter for c in carries}
         targets = [*(c.leave for c in carries), *(r.node for r in results), *also]
-        crossing = self._crossing(targets, carried)
+        needs = [(targets, carried)]
         if later is not None:
-            crossing = sorted({*crossing, *self._crossing(later.targets, later.carried | carried | set(also))})
-        everything = [*targets, *(later.targets if later else ())]
-        readers = graph.ancestors(everything, carried | set(self.memory) | set(crossing))
+            needs.append((later.targets, later.carried | carried | set(also)))
+        crossing: dict[int, frozenset[int]] = {}  # what is made ahead, and the nodes that decide whether it is an operand
+        for wanted, held in needs:
+            found = self._crossing(wanted, held)
+            readers = graph.ancestors(wanted, held | set(self.memory) | set(found))
+            crossing = dict.fromkeys(found, readers) | crossing
         self.ahead(
             f"{name}_prepare", crossing, (), f"What `{name}_kernel` needs of every chunk and does not depend on the state.",
-            lambda i: graph.large(i) and graph.only_operand(i, readers),
+            lambda i: graph.large(i) and graph.only_operand(i, crossing.get(i, ())),
         )  # fmt: skip
         stop = carried | set(self.memory)
         split = not graph.mixes_rows(targets, stop)

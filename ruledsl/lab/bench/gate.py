@@ -36,18 +36,23 @@ class Wrong(Exception):
 
     def __init__(self, rule: str, backend: str, missed: list[Passed]) -> None:
         found = ", ".join(f"{m.quantity} off by {m.error:.2g} (bar {m.bar:.2g})" for m in missed)
-        super().__init__(f"{rule}: not timed: the {backend} backend is wrong against the float64 recurrence: {found}")
+        super().__init__(f"{rule}: not timed: the {backend} backend is wrong against float64: {found}")
 
 
-def gate(rule: Rule, name: str, shape: Shape, dtype: torch.dtype, device: torch.device, backend: str) -> Passed:
-    """Outputs, final states, gradients of all arguments, and the first tokens one at a time. Raises Wrong."""
+def gate(
+    rule: Rule, name: str, shape: Shape, dtype: torch.dtype, device: torch.device, backend: str,
+    reference: str = "recurrent", steps: int = STEPS,
+) -> Passed:  # fmt: skip
+    """Outputs, final states, gradients of all arguments, and the first tokens one at a time, against the backend
+    `reference` in float64. Raises Wrong."""
     small = replace(shape, batch=BATCH, length=LENGTH, heads=HEADS)
     low, first = arguments(rule, small, dtype, device, all_states=True)
     exact, begin = ({n: x.double() for n, x in values.items()} for values in (low, first))
-    wanted = _run(rule, exact, begin, "recurrent")
+    wanted = _run(rule, exact, begin, reference)
     found = _run(rule, low, first, backend)
-    wanted |= {f"step {n}": x[:, :STEPS] for n, x in wanted.items() if n in {o.name for o in rule.spec.outputs}}
-    found |= _steps(rule, low, first)
+    if steps:
+        wanted |= {f"step {n}": x[:, :steps] for n, x in wanted.items() if n in {o.name for o in rule.spec.outputs}}
+        found |= _steps(rule, low, first, steps)
     judged = _judged(rule, found, wanted, str(dtype).removeprefix("torch."))
     missed = [p for p in judged if not p.error <= p.bar]
     if missed:
@@ -87,13 +92,13 @@ def _run(rule: Rule, given: dict[str, Tensor], first: dict[str, Tensor], backend
 
 
 @torch.no_grad()
-def _steps(rule: Rule, given: dict[str, Tensor], first: dict[str, Tensor]) -> dict[str, Tensor]:
+def _steps(rule: Rule, given: dict[str, Tensor], first: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
     """Outputs of the first tokens, taken one at a time."""
     inputs = {s.name for s in rule.typed.of(Role.INPUT)}
     names = [e.name for e in rule.spec.outputs]
     seen: list[list[Tensor]] = []
     state: Any = dict(first) or None
-    for at in range(STEPS):
+    for at in range(steps):
         output, state = rule.step(state, **{n: x[:, at] if n in inputs else x for n, x in given.items()})
         seen.append(listed(output))
     return {f"step {n}": torch.stack([s[i] for s in seen], 1) for i, n in enumerate(names)}

@@ -57,7 +57,11 @@ def subject(rule: Rule, shape: Shape, dtype: torch.dtype, device: torch.device, 
             made.extend((state, rule.step(state, **one)[0]))
         rule.step(made[0], out=made[1], **one)
 
-    return Subject(list(leaves.values()), forward, token)
+    def state_bytes() -> int:
+        parts = made[0].values() if isinstance(made[0], dict) else [made[0]]
+        return sum(x.numel() * x.element_size() for x in parts)
+
+    return Subject(list(leaves.values()), forward, token, state_bytes)
 
 
 def listed(x: Tensor | dict[str, Tensor]) -> list[Tensor]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.table import Table
 
 from ruledsl.lab.bench.bench import RATIOS, Row, ratio
-from ruledsl.lab.bench.timing import Times
+from ruledsl.lab.bench.model import apart
+from ruledsl.lab.bench.timing import Decoded, Times
 
 COLUMNS = ("forward", "fwd + bwd", "one token", "first fwd", "first bwd", "peak")
 
@@ -31,6 +32,10 @@ def table(row: Row) -> Table:
         least = [getattr(row.floor, n) for n in RATIOS]
         shown.add_row("floor", *map(_time, least))
         shown.add_row("over floor", *_over(ours, least))
+    if row.model is not None:
+        expected = [getattr(row.model, n) for n in RATIOS]
+        shown.add_row("model", *map(_time, expected))
+        shown.add_row("over model", *_over(ours, expected))
     peer = row.peer
     if peer is not None and peer.times is not None:
         shown.add_row(peer.name, *_cells(peer.times))
@@ -40,8 +45,25 @@ def table(row: Row) -> Table:
     return shown
 
 
+def step_table(row: Row) -> Table:
+    """One token of several sequences: eager, as a CUDA graph, and the time to read and write the states at the measured
+    copy rate."""
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("one token", "eager", "CUDA graph", "state", "over it"):
+        shown.add_column(name, justify="left" if name == "one token" else "right", no_wrap=True)
+    theirs = [] if row.peer is None else [(f"{row.peer.name} ", s) for s in row.peer.steps]
+    both: list[tuple[str, Decoded]] = [*(("", s) for s in row.steps), *theirs]
+    for label, step in sorted(both, key=lambda x: x[1].batch):
+        least = row.step_floor_ms(step)
+        best = step.graph_ms if step.graph_ms is not None else step.eager_ms
+        shown.add_row(
+            f"{label}B={step.batch}", _time(step.eager_ms), _time(step.graph_ms), _time(least), *_over([best], [least])
+        )
+    return shown
+
+
 def notes(rows: Sequence[Row]) -> list[str]:
-    """The gate of every row, what limits its floor, and what failed of a peer."""
+    """The gate of every row, what limits its floor, where the model is off, what a peer leaves out and what failed of it."""
     lines = []
     for row in rows:
         g = row.gate
@@ -49,7 +71,13 @@ def notes(rows: Sequence[Row]) -> list[str]:
         lines.append(f"{at}: right against the float64 recurrence; nearest to its bar: {g.quantity}, {g.error:.1e} of {g.bar:.0e}")  # fmt: skip
         if row.floor is not None:
             lines.append(f"{at}: floor: {row.floor.forward_limit} limit a pass, {row.floor.decode_limit} a token")
+        if row.model is not None:
+            names = zip(("forward", "forward + backward", "one token"), RATIOS, strict=True)
+            said = (apart(n, getattr(row.ours, key), getattr(row.model, key.removesuffix("_ms"))) for n, key in names)
+            lines += [f"{at}: {line}" for line in said if line is not None]
         if row.peer is not None:
+            if row.peer.omits and row.peer.times is not None:
+                lines.append(f"{at}: {row.peer.name} does without {row.peer.omits}")
             lines += [f"{at}: {row.peer.name}: {failure}" for failure in row.peer.failures]
     return lines
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 FLUSHED = 256 * 2**20  # bytes written between two calls on a GPU, so that nothing is left in its cache
+COPIED = {"cuda": 2**30, "cpu": 2**26}  # bytes of the copy that gives a device's rate
 WARM = 5  # calls before anything is counted, at most
 
 
@@ -21,6 +22,7 @@ class Subject:
     leaves: list[Tensor]  # arguments that require gradients
     forward: Callable[[], list[Tensor]]
     token: Callable[[], object] | None
+    state_bytes: Callable[[], int] = lambda: 0  # of the state that `token` reads and writes, known once it was called
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,27 @@ class Watch:
             end.record()
         self.wait()
         return statistics.median(start.elapsed_time(end) for start, end in pairs)
+
+    def captured(self, call: Callable[[], object]) -> Callable[[], object] | None:
+        """The call as a CUDA graph, replayed; None where there are none."""
+        if self.device.type != "cuda":
+            return None
+        beside = torch.cuda.Stream(self.device)
+        beside.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(beside):
+            for _ in range(3):
+                call()
+        torch.cuda.current_stream(self.device).wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+        return graph.replay
+
+    def copy_rate(self) -> float:
+        """Bytes per second of a large copy, both ways counted."""
+        entries = COPIED[self.device.type] // 4
+        source, to = (torch.zeros(entries, dtype=torch.float32, device=self.device) for _ in range(2))
+        return 8 * entries / (1e-3 * self.median(lambda: to.copy_(source)))
 
 
 def watch_here(repeats: int | None) -> Watch:
@@ -109,9 +132,35 @@ def both(subject: Subject, watch: Watch) -> dict[str, float]:
     return found
 
 
+def backward(subject: Subject, watch: Watch) -> dict[str, float]:
+    """Backward alone, again and again over what one forward pass kept."""
+    outputs = subject.forward()
+    cotangents = _cotangents(outputs)
+    return {"backward_ms": watch.median(lambda: _gradients(outputs, subject.leaves, cotangents, keep=True))}
+
+
 @torch.no_grad()
 def decode(subject: Subject, watch: Watch) -> dict[str, float]:
     return {} if subject.token is None else {"decode_ms": watch.median(subject.token)}
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One token of `batch` sequences, milliseconds. `graph_ms`: as a captured CUDA graph, None where there are none."""
+
+    batch: int
+    eager_ms: float
+    graph_ms: float | None
+    state_bytes: int
+
+
+@torch.no_grad()
+def decoded(subject: Subject, batch: int, watch: Watch) -> Decoded:
+    """Of a subject that has a token."""
+    assert subject.token is not None
+    eager = watch.median(subject.token)
+    replay = watch.captured(subject.token)
+    return Decoded(batch, eager, None if replay is None else watch.median(replay), subject.state_bytes())
 
 
 FIRST: tuple[Stage, ...] = (cold_forward, cold_backward)
@@ -136,5 +185,7 @@ def _cotangents(outputs: Sequence[Tensor]) -> list[Tensor]:
     return [torch.randn_like(o) for o in outputs]
 
 
-def _gradients(outputs: Sequence[Tensor], leaves: Sequence[Tensor], cotangents: Sequence[Tensor]) -> object:
-    return torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True)
+def _gradients(
+    outputs: Sequence[Tensor], leaves: Sequence[Tensor], cotangents: Sequence[Tensor], keep: bool = False
+) -> object:
+    return torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True, retain_graph=keep)
