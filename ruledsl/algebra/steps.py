@@ -9,6 +9,7 @@ Map  = Factored(left, right, transposed)      X -> L X R, sides as sums of parts
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -92,13 +93,17 @@ def spread(value: Affine, type: typed.Type) -> Affine:
 
 def composed(scope: Scope, linear: Linear, states: tuple[State, ...]) -> dict[State, Affine]:
     """Each state's last version over the states as the token began."""
-    out: dict[State, Affine] = {}
+    version = versions(scope, linear, states)
+    return {s: version(s, len(scope.assigns[s])) for s in states if scope.assigns.get(s)}
+
+
+def versions(scope: Scope, linear: Linear, states: tuple[State, ...]) -> Callable[[State, int], Affine]:
+    """Any version of the states, by state and number, over the states as the token began."""
+    types = {s: scope.symbols[s[0]].type.member for s in states}
     values: dict[Marker, Affine] = {}
     for state in states:
-        type = scope.symbols[state[0]].type
         for k, assign in enumerate(scope.assigns.get(state, []), start=1):
-            marker = Marker(state[0], k, state[1], typed.Type(type.rows, type.cols))
-            values[marker] = spread(linear.of(assign.value), type)
+            values[Marker(state[0], k, state[1], types[state])] = spread(linear.of(assign.value), types[state])
     done: dict[Marker, Affine] = {}
 
     def close(marker: Marker) -> Affine:
@@ -108,13 +113,7 @@ def composed(scope: Scope, linear: Linear, states: tuple[State, ...]) -> dict[St
             done[marker] = substitute(value, inner)
         return done[marker]
 
-    for state in states:
-        type = scope.symbols[state[0]].type
-        member = typed.Type(type.rows, type.cols)
-        last = len(scope.assigns.get(state, []))
-        if last:
-            out[state] = close(Marker(state[0], last, state[1], member))
-    return out
+    return lambda state, k: close(Marker(state[0], k, state[1], types[state]))
 
 
 def map_of(scope: Scope, terms: tuple[Term, ...]) -> Map:
