@@ -43,7 +43,10 @@ def form_of(analysis: Analysis) -> tuple[TokenForm | None, str]:
     if not analysis.parts:
         return None, "there is no state"
     if analysis.hidden:
-        return None, f"`{analysis.hidden[0]}` reads its own past: a state in all but name; runs on the recurrent backend"
+        return (
+            None,
+            f"`{analysis.hidden[0]}` reads its own past: a state in all but name; runs on the recurrent backend",
+        )
     for part in analysis.parts:
         if why := _refusal(part):
             return None, why

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from ruledsl.algebra.affine import Affine, Marker, Term, substitute
+from ruledsl.algebra.affine import Affine, Marker, Term, TooLarge, substitute
 from ruledsl.algebra.linear import Linear
 from ruledsl.algebra.scalars import UNIT, Coef
 from ruledsl.algebra.scope import Scope, State
 from ruledsl.algebra.sides import Part, PartKind, Shape, merge, parts, side
 from ruledsl.lang import typed
 
+MOST_MONOMIALS = 1024  # of a version over the states as the token began; they triple from sub-step to sub-step
 MOST_CONDITIONS = 4  # that choose between maps; each doubles the ways
 
 
@@ -110,7 +111,9 @@ def versions(scope: Scope, linear: Linear, states: tuple[State, ...]) -> Callabl
         if marker not in done:
             value = values[marker]
             inner = {t.marker: close(t.marker) for t in value.terms if t.marker.version > 0}
-            done[marker] = substitute(value, inner)
+            done[marker] = found = substitute(value, inner)
+            if sum(len(c.terms) for c in [*(t.coef for t in found.terms), *(f.coef for f in found.free)]) > MOST_MONOMIALS:
+                raise TooLarge
         return done[marker]
 
     return lambda state, k: close(Marker(state[0], k, state[1], types[state]))

@@ -29,6 +29,8 @@ def form(token: TokenForm, rule: typed.Rule, sizes: Mapping[str, int]) -> Progra
     """
     if any(len(f.steps) > MOST_STEPS for f in token.forms):
         raise UnsupportedForm(f"a token of more than {MOST_STEPS} sub-steps")
+    if any(len(c.writes) * len(c.states) > MOST_STEPS for c in token.coupled):
+        raise UnsupportedForm(f"coupled states with more than {MOST_STEPS} writes in a token, counted for each state")
     try:
         return _Former(token, rule, sizes).program()
     except RecursionError:
