@@ -112,7 +112,10 @@ def versions(scope: Scope, linear: Linear, states: tuple[State, ...]) -> Callabl
             value = values[marker]
             inner = {t.marker: close(t.marker) for t in value.terms if t.marker.version > 0}
             done[marker] = found = substitute(value, inner)
-            if sum(len(c.terms) for c in [*(t.coef for t in found.terms), *(f.coef for f in found.free)]) > MOST_MONOMIALS:
+            if (
+                sum(len(c.terms) for c in [*(t.coef for t in found.terms), *(f.coef for f in found.free)])
+                > MOST_MONOMIALS
+            ):
                 raise TooLarge
         return done[marker]
 
