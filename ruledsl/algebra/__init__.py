@@ -5,7 +5,8 @@
     calculus    grad(loss, S) by matrix calculus
     linear      an expression as a sum of terms  coefficient * factors S factors, or what stops it from being one
     sides       the classes of the factors left and right of the state; classify: the kind of a stratum
-    normal      sub-steps  S <- diag S diag + sum_j z_j key_j^T;  readout: outputs over linear reads of the states
+    normal      sub-steps  S <- diag S diag + sum_j z_j key_j^T;  coupled: states that depend on each
+                other, every version over the states as the token began;  readout: outputs over linear reads of the states
     reparam/    changes of variable, one recogniser each
     gauge       states that cancel from those they scale: degrees in exp of a state
     ranges      intervals from promises; logarithm: where log of a decay is safe

@@ -8,6 +8,7 @@ states by a small matrix, and low rank counts on the stacked state.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -113,11 +114,10 @@ def _dense(why: str, price: str = "(KV)^3") -> Class:
 _FLAT = (PartKind.IDENTITY, PartKind.DIAGONAL, PartKind.TURN)
 
 
-def _oriented(entries: list[tuple[State, Term]]) -> list[tuple[State, Term]]:
-    """The terms with some states replaced by their transposes, so that none is transposed, if there is such a choice."""
-    entries = [(target, replace(t, transposed=t.transposed and not t.marker.type.is_scalar)) for target, t in entries]
+def orientation(entries: list[tuple[State, Term]]) -> dict[State, bool]:
+    """Which states to replace by their transposes so that no term is transposed, as far as there is such a choice."""
     turned: dict[State, bool] = {}
-    links = [(target, t.marker.state, t.transposed) for target, t in entries]
+    links = [(target, t.marker.state, _transposed(t)) for target, t in entries]
     for start in dict.fromkeys(s for a, b, _ in links for s in (a, b)):
         if start in turned:
             continue
@@ -131,9 +131,19 @@ def _oriented(entries: list[tuple[State, Term]]) -> list[tuple[State, Term]]:
                     if other not in turned:
                         turned[other] = turned[here] != differ
                         waiting.append(other)
+    return turned
+
+
+def _transposed(t: Term) -> bool:
+    return t.transposed and not t.marker.type.is_scalar
+
+
+def oriented(entries: list[tuple[State, Term]], turned: Mapping[State, bool]) -> list[tuple[State, Term]]:
+    """The terms over the states so replaced."""
     out = []
     for target, t in entries:
-        new = flip(t) if turned[target] else t
+        new = replace(t, transposed=_transposed(t))
+        new = flip(new) if turned[target] else new
         out.append((target, replace(new, transposed=new.transposed != turned[t.marker.state])))
     return out
 
@@ -141,7 +151,8 @@ def _oriented(entries: list[tuple[State, Term]]) -> list[tuple[State, Term]]:
 def coupled(scope: Scope, values: dict[State, Affine]) -> Class:
     """Of states that depend on each other, from each one's new value over the old ones."""
     n = len(values)
-    entries = _oriented([(target, t) for target, value in values.items() for t in value.terms])
+    entries = [(target, t) for target, value in values.items() for t in value.terms]
+    entries = oriented(entries, orientation(entries))
     if any(t.opaque or t.transposed for _, t in entries):
         return _dense("coupled states with a factor that mixes their entries", "(nKV)^3")
     low: list[tuple[State, Term]] = []

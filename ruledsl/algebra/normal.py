@@ -151,19 +151,19 @@ def _writes(ranks: list[Part], offsets: list[tuple[Coef, Expr, Expr]]) -> tuple[
 
 def _write(key: Expr, reads: list[tuple[Coef, Expr]], values: list[tuple[Coef, Expr]]) -> Write:
     if not reads:
-        return Write(key, _sum(values))
+        return Write(key, summed(values))
     shared = common([c for c, _ in reads] + [c for c, _ in values])
     reads = [(over(c, shared), x) for c, x in reads]
     values = [(over(c, shared), x) for c, x in values]
     scale = None if shared == UNIT else shared.expr()
-    value = _sum(values) if values else None
+    value = summed(values) if values else None
     if len(reads) == 1:
         coef, read = reads[0]
         return Write(key, value, coef.expr(), read, scale)
-    return Write(key, value, build.ONE, _sum(reads), scale)
+    return Write(key, value, build.ONE, summed(reads), scale)
 
 
-def _sum(parts: list[tuple[Coef, Expr]]) -> Expr:
+def summed(parts: list[tuple[Coef, Expr]]) -> Expr:
     out = build.summed(build.mul(c.expr(), x) for c, x in parts)
     assert out is not None
     return out

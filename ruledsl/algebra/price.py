@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from ruledsl.algebra.analysis import Analysis
 from ruledsl.algebra.evaluate import Unknown
-from ruledsl.algebra.verdict import Kind, Price, TokenForm
+from ruledsl.algebra.verdict import CoupledForm, Kind, Price, TokenForm
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Dim, DimOp, Expr, Role, Type
 
@@ -153,6 +153,22 @@ def _chunk(token: TokenForm, rule: typed.Rule) -> Count:
         out += _times(_product(c, cols), 2 * len(writes) * (reads + outs))
         out += _times(_product(c, rows), 2 * (reads * reads + len(writes) * outs))
         out += _times(_product(c, c), reads**3 / 3)
+    for joint in token.coupled:
+        out += _coupled(joint, token, c)
     for value in [x.value for x in token.lets] + [x.value for x in token.outputs]:
         out += flops(value)
     return out
+
+
+def _coupled(form: CoupledForm, token: TokenForm, c: Count) -> Count:
+    """As above for states that are mapped jointly; their products of small matrices and weights are C x C tiles too."""
+    rows, cols, n = dim(form.rows), dim(form.cols), len(form.states)
+    own = {(s.state, s.member) for s in form.states}
+    writes, rank = len(form.writes), sum(1 for w in form.writes if w.reads)
+    asked = sum(len(w.reads) for w in form.writes)
+    outs = sum(1 for r in token.reads if (r.state, r.member) in own)
+    out = _times(_product(rows, cols), 2 * n * (writes + asked + outs))
+    out += _times(_product(c, cols), 2 * writes * (asked + outs))
+    out += _times(_product(c, rows), 2 * (rank * rank + writes * outs))
+    out += _times(_product(c, c), rank**3 / 3)
+    return out + _times(c, 2 * n * n * (1 + rank * asked + writes * outs))

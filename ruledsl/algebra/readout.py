@@ -8,18 +8,22 @@ product leaves no token form.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 from ruledsl.algebra import build
 from ruledsl.algebra.affine import TooLarge
 from ruledsl.algebra.analysis import Analysis, Part, analyse
 from ruledsl.algebra.calculus import NoDerivative
+from ruledsl.algebra.coupled import coupled_form
 from ruledsl.algebra.linear import Linear, NotAffine
 from ruledsl.algebra.normal import Demand, NoForm, matrix_form
 from ruledsl.algebra.scope import Scope, State
-from ruledsl.algebra.verdict import Decay, MatrixForm, Read, TokenForm, Write
+from ruledsl.algebra.verdict import CoupledForm, MatrixForm, Read, TokenForm
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Expr, Ref, Role, Type
+
+_Form = TypeVar("_Form")
 
 MOST_APPLIED = 2000
 TOO_DEEP = "the rule is nested too deeply for the checker; runs on the recurrent backend"
@@ -39,7 +43,10 @@ def form_of(analysis: Analysis) -> tuple[TokenForm | None, str]:
     if not analysis.parts:
         return None, "there is no state"
     if analysis.hidden:
-        return None, f"`{analysis.hidden[0]}` reads its own past: a state in all but name; runs on the recurrent backend"
+        return (
+            None,
+            f"`{analysis.hidden[0]}` reads its own past: a state in all but name; runs on the recurrent backend",
+        )
     for part in analysis.parts:
         if why := _refusal(part):
             return None, why
@@ -61,8 +68,6 @@ def _refusal(part: Part) -> str:
         return f"{names}: {part.found.reason}; runs on the recurrent backend"
     if part.frozen:
         return f"{names}: no matmul form for values at the state of the chunk's start; runs on the recurrent backend"
-    if len(part.states) > 1:
-        return f"{names}: coupled states have no matmul form here; runs on the recurrent backend"
     return ""
 
 
@@ -95,21 +100,25 @@ class _Builder:
         outputs = tuple(replace(s, value=self.rewrite(s.value)) for s in rule.body if isinstance(s, typed.Output))
         self.lets |= {o.name: o.value for o in outputs}
         forms: list[MatrixForm] = []
+        joint: list[CoupledForm] = []
         for part in reversed(self.analysis.parts):  # a later stratum's coefficients may want reads of an earlier one
+            if len(part.states) > 1:
+                found = coupled_form(scope, part, {s: self.demand(s) for s in part.states})
+                joint.insert(0, _rewritten(found, self.rewrite))
+                continue
             (state,) = part.states
             form = matrix_form(scope, state, list(part.steps), list(part.maps), self.demand(state))
-            forms.insert(0, _mapped(form, self.rewrite))
-        turned = {(f.state, f.member): f for f in forms}
-        reads = [self.read(w, turned[w.state]) for w in self.wanted]
-        return self.ordered(reads, forms, outputs)
+            forms.insert(0, _rewritten(form, self.rewrite))
+        token = TokenForm((), (), tuple(forms), outputs, tuple(joint))
+        return self.ordered(token, [self.read(w, token.transposed[w.state]) for w in self.wanted])
 
     def demand(self, state: State) -> Demand:
         mine = [w for w in self.wanted if w.state == state]
         return Demand(frozenset(w.version for w in mine), any(w.vector is None for w in mine))
 
-    def read(self, w: _Wanted, form: MatrixForm) -> Read:
+    def read(self, w: _Wanted, transposed: bool) -> Read:
         vector = build.ONE if w.vector is None else w.vector
-        return Read(w.name, w.state[0], w.version, vector, w.left is not form.transposed, w.state[1])
+        return Read(w.name, w.state[0], w.version, vector, w.left is not transposed, w.state[1])
 
     # -- rewriting
 
@@ -262,11 +271,11 @@ class _Builder:
 
     # -- order
 
-    def ordered(self, reads: list[Read], forms: list[MatrixForm], outputs: tuple[typed.Output, ...]) -> TokenForm:
+    def ordered(self, token: TokenForm, reads: list[Read]) -> TokenForm:
         """Only the lets that are needed, in the order of the text."""
         names = [s.name for s in self.analysis.rule.body if isinstance(s, typed.Let) and s.name in self.lets]
         lets = tuple(typed.Let(n, self.lets[n]) for n in names)
-        return TokenForm(lets, tuple(self.sorted_reads(reads)), tuple(forms), outputs)
+        return replace(token, lets=lets, reads=tuple(self.sorted_reads(reads)))
 
     def sorted_reads(self, reads: list[Read]) -> list[Read]:
         """A read whose vector uses another comes after it."""
@@ -281,17 +290,14 @@ class _Builder:
         return out
 
 
-def _mapped(form: MatrixForm, change: Callable[[Expr], Expr]) -> MatrixForm:
-    def maybe(expr: Expr | None) -> Expr | None:
-        return None if expr is None else change(expr)
+def _rewritten(part: _Form, change: Callable[[Expr], Expr]) -> _Form:
+    """A form, or part of one, with `change` applied to its expressions."""
 
-    def decay(d: Decay | None) -> Decay | None:
-        return None if d is None else Decay(change(d.value), maybe(d.log))
+    def inside(x: Any) -> Any:
+        if hasattr(x, "span"):
+            return change(x)
+        if isinstance(x, tuple):
+            return tuple(map(inside, x))
+        return _rewritten(x, change) if is_dataclass(x) else x
 
-    def write(w: Write) -> Write:
-        return Write(change(w.key), maybe(w.value), maybe(w.gain), maybe(w.read), maybe(w.scale), w.after_decay)
-
-    steps = tuple(
-        replace(s, right=decay(s.right), left=decay(s.left), writes=tuple(map(write, s.writes))) for s in form.steps
-    )
-    return replace(form, steps=steps)
+    return replace(part, **{f.name: inside(getattr(part, f.name)) for f in fields(part)})  # type: ignore[type-var, arg-type]

@@ -9,16 +9,18 @@ Map  = Factored(left, right, transposed)      X -> L X R, sides as sums of parts
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from ruledsl.algebra.affine import Affine, Marker, Term, substitute
+from ruledsl.algebra.affine import Affine, Marker, Term, TooLarge, substitute
 from ruledsl.algebra.linear import Linear
 from ruledsl.algebra.scalars import UNIT, Coef
 from ruledsl.algebra.scope import Scope, State
 from ruledsl.algebra.sides import Part, PartKind, Shape, merge, parts, side
 from ruledsl.lang import typed
 
+MOST_MONOMIALS = 1024  # of a version over the states as the token began; they triple from sub-step to sub-step
 MOST_CONDITIONS = 4  # that choose between maps; each doubles the ways
 
 
@@ -92,29 +94,32 @@ def spread(value: Affine, type: typed.Type) -> Affine:
 
 def composed(scope: Scope, linear: Linear, states: tuple[State, ...]) -> dict[State, Affine]:
     """Each state's last version over the states as the token began."""
-    out: dict[State, Affine] = {}
+    version = versions(scope, linear, states)
+    return {s: version(s, len(scope.assigns[s])) for s in states if scope.assigns.get(s)}
+
+
+def versions(scope: Scope, linear: Linear, states: tuple[State, ...]) -> Callable[[State, int], Affine]:
+    """Any version of the states, by state and number, over the states as the token began."""
+    types = {s: scope.symbols[s[0]].type.member for s in states}
     values: dict[Marker, Affine] = {}
     for state in states:
-        type = scope.symbols[state[0]].type
         for k, assign in enumerate(scope.assigns.get(state, []), start=1):
-            marker = Marker(state[0], k, state[1], typed.Type(type.rows, type.cols))
-            values[marker] = spread(linear.of(assign.value), type)
+            values[Marker(state[0], k, state[1], types[state])] = spread(linear.of(assign.value), types[state])
     done: dict[Marker, Affine] = {}
 
     def close(marker: Marker) -> Affine:
         if marker not in done:
             value = values[marker]
             inner = {t.marker: close(t.marker) for t in value.terms if t.marker.version > 0}
-            done[marker] = substitute(value, inner)
+            done[marker] = found = substitute(value, inner)
+            if (
+                sum(len(c.terms) for c in [*(t.coef for t in found.terms), *(f.coef for f in found.free)])
+                > MOST_MONOMIALS
+            ):
+                raise TooLarge
         return done[marker]
 
-    for state in states:
-        type = scope.symbols[state[0]].type
-        member = typed.Type(type.rows, type.cols)
-        last = len(scope.assigns.get(state, []))
-        if last:
-            out[state] = close(Marker(state[0], last, state[1], member))
-    return out
+    return lambda state, k: close(Marker(state[0], k, state[1], types[state]))
 
 
 def map_of(scope: Scope, terms: tuple[Term, ...]) -> Map:

@@ -2,8 +2,9 @@
 
     Verdict   = Verdict(rule, kind, strata, token, stability, price, ...)
     Stratum   = Stratum(states, kind, structure, reason, blame?)      -- one strongly connected component of the states
-    TokenForm = TokenForm(lets, reads, forms, outputs)                -- what the chunk floor builds from; None: no chunk form
+    TokenForm = TokenForm(lets, reads, forms, outputs, coupled)       -- what the chunk floor builds from; None: no chunk form
     MatrixForm= MatrixForm(state, transposed, steps)
+    CoupledForm = CoupledForm(states, writes, versions)              -- states that one token maps jointly
     Step      = Step(version, decay?, left?, writes)
     Write     = Write(key, value?, gain?, read?)
     Read      = Read(name, state, version, vector, left)
@@ -16,6 +17,13 @@ with S the version *before* the step and every coefficient free of this state: e
 lets, and reads of earlier strata. A step whose writes read after its decay (S = a*S; S = S + b*(v - S k) k^T) is
 one step with `after_decay=True` on those writes. A form may hold for the transposed state (`transposed`): then the
 formula above is about S^T, and a vector state h[K] is the 1-row matrix h^T or the K x 1 matrix h, whichever fits.
+
+States that depend on each other have no sub-steps of their own. Every version of theirs that matters is written over the
+states as the token began, S_1 .. S_n, with scalar coefficients c and d:
+
+    version  =  sum_j c_j S_j  +  sum_w d_w row_w key_w^T,      row_w = value_w + sum_j gain_j * (S_j read_j)
+
+so that the last versions together are (S_1 .. S_n) <- (P (x) I)(S_1 .. S_n) + low rank, with P the small matrix of the c.
 
 All expressions are `typed` trees of the *unrolled* rule. Lets that read a
 state are rewritten over `Ref(name, Role.READ)`, one per `Read`.
@@ -116,6 +124,58 @@ class MatrixForm:
 
 
 @dataclass(frozen=True, slots=True)
+class CoupledState:
+    state: str
+    transposed: bool  # the form's matrix is the declared state transposed
+    member: int | None = None  # of a family of states
+
+
+@dataclass(frozen=True, slots=True)
+class CoupledRead:
+    """gain * (S_j read), of the states as the token began."""
+
+    source: int  # j, which of the form's states
+    gain: typed.Expr  # scalar
+    read: typed.Expr  # vector over the form's columns
+
+
+@dataclass(frozen=True, slots=True)
+class CoupledWrite:
+    """row key^T, row = value + the reads. The versions say which of them holds how much of it."""
+
+    key: typed.Expr  # vector over the form's columns
+    value: typed.Expr | None = None  # vector over the form's rows
+    reads: tuple[CoupledRead, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CoupledVersion:
+    """A version of a state: sum_j c_j S_j + sum_w d_w row_w key_w^T. Coefficients that are 0 are left out."""
+
+    target: int  # which of the form's states
+    version: int
+    states: tuple[tuple[int, typed.Expr], ...]  # (j, c_j)
+    writes: tuple[tuple[int, typed.Expr], ...]  # (w, d_w)
+
+
+@dataclass(frozen=True, slots=True)
+class CoupledForm:
+    """The joint recurrence of states of one shape. `versions`: the last one of each state that is ever assigned (a state
+    without one stays as it is), and those that are read."""
+
+    states: tuple[CoupledState, ...]
+    rows: typed.Dim
+    cols: typed.Dim
+    writes: tuple[CoupledWrite, ...]
+    versions: tuple[CoupledVersion, ...]
+
+    def last(self, target: int) -> CoupledVersion:
+        """What a token makes of a state."""
+        found = [v for v in self.versions if v.target == target]
+        return max(found, key=lambda v: v.version)
+
+
+@dataclass(frozen=True, slots=True)
 class Read:
     """`Ref(name, Role.READ)` stands for  M vector  (a vector over the form's rows; M the form's matrix at `version`),
     or, with `left`, for  M^T vector  (over the form's columns)."""
@@ -136,6 +196,13 @@ class TokenForm:
     reads: tuple[Read, ...]
     forms: tuple[MatrixForm, ...]  # in the order of the strata
     outputs: tuple[typed.Output, ...]
+    coupled: tuple[CoupledForm, ...] = ()
+
+    @property
+    def transposed(self) -> dict[tuple[str, int | None], bool]:
+        """By state and member: whether the form's matrix is the declared state transposed."""
+        joint = {(s.state, s.member): s.transposed for c in self.coupled for s in c.states}
+        return {(f.state, f.member): f.transposed for f in self.forms} | joint
 
 
 @dataclass(frozen=True, slots=True)

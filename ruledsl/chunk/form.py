@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ruledsl.algebra.verdict import MatrixForm, TokenForm
+from ruledsl.algebra.verdict import CoupledForm, MatrixForm, TokenForm
 from ruledsl.chunk.build import Builder, Tile
+from ruledsl.chunk.coupled import Coupled
 from ruledsl.chunk.lower import Lowering
 from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind
 from ruledsl.chunk.recurrence import Recurrence
@@ -28,6 +29,8 @@ def form(token: TokenForm, rule: typed.Rule, sizes: Mapping[str, int]) -> Progra
     """
     if any(len(f.steps) > MOST_STEPS for f in token.forms):
         raise UnsupportedForm(f"a token of more than {MOST_STEPS} sub-steps")
+    if any(len(c.writes) * len(c.states) > MOST_STEPS for c in token.coupled):
+        raise UnsupportedForm(f"coupled states with more than {MOST_STEPS} writes in a token, counted for each state")
     try:
         return _Former(token, rule, sizes).program()
     except RecursionError:
@@ -41,7 +44,8 @@ class _Former:
         self._rule = rule
         self._reads = {read.name: read for read in token.reads}
         self._forms: dict[tuple[str, int | None], MatrixForm] = {(f.state, f.member): f for f in token.forms}
-        self._made: dict[tuple[str, int | None], Recurrence] = {}
+        self._joint = {(s.state, s.member): c for c in token.coupled for s in c.states}
+        self._made: dict[tuple[str, int | None], Recurrence | Coupled] = {}
         self._making: list[tuple[str, int | None]] = []
         self._read_tiles: dict[tuple[str, int], Tile] = {}
         self._chunk: int | None = None
@@ -54,33 +58,49 @@ class _Former:
                 raise UnsupportedForm(f"output {output.name} is a matrix for every token", output.span)
             tile = self.b.per_token(self._lowering.row(output.value))
             results.append((Result(output.name, ResultKind.OUTPUT, 0), tile))
-        for key, matrix in self._forms.items():
-            recurrence = self._recurrence(key)
-            results.append((Result(matrix.state, ResultKind.STATE, 0, recurrence.port), recurrence.outgoing))
+        for key in self._forms:
+            found = self._recurrence(key)
+            assert isinstance(found, Recurrence)
+            results.append((Result(key[0], ResultKind.STATE, 0, found.port), found.outgoing))
+        for joint in self._token.coupled:
+            both = self._recurrence((joint.states[0].state, joint.states[0].member))
+            assert isinstance(both, Coupled)
+            for i, port in enumerate(both.ports):
+                results.append((Result(port.name, ResultKind.STATE, 0, port), both.outgoing(i)))
         types = tuple((s.name, s.type) for s in self._rule.symbols)
         types += tuple((o.name, o.value.type) for o in self._token.outputs)
         return verify(self.b.program(results, types, self._chunk))
 
-    def _recurrence(self, key: tuple[str, int | None]) -> Recurrence:
+    def _recurrence(self, key: tuple[str, int | None]) -> Recurrence | Coupled:
         if key in self._made:
             return self._made[key]
-        if key not in self._forms:
+        matrix = self._forms.get(key) or self._joint.get(key)
+        if matrix is None:
             raise UnsupportedForm(f"{key[0]} has no matrix form")
         if key in self._making:
             raise UnsupportedForm(f"the coefficients of {key[0]} read {key[0]}")
-        self._making.append(key)
-        matrix = self._forms[key]
+        keys = [(s.state, s.member) for s in matrix.states] if isinstance(matrix, CoupledForm) else [key]
+        self._making += keys
         rows, cols = self._lowering.dim(matrix.rows), self._lowering.dim(matrix.cols)
-        self._made[key] = Recurrence(self.b, matrix, rows, cols, self._lowering.row)
-        self._making.pop()
-        return self._made[key]
+        made: Recurrence | Coupled = (
+            Coupled(self.b, matrix, rows, cols, self._lowering.row)
+            if isinstance(matrix, CoupledForm)
+            else Recurrence(self.b, matrix, rows, cols, self._lowering.row)
+        )
+        del self._making[-len(keys) :]
+        self._made |= dict.fromkeys(keys, made)
+        return made
 
     def _read(self, name: str, lag: int) -> Tile:
         key = name, lag
         if key not in self._read_tiles:
             read = self._reads[name]
-            self._read_tiles[key] = self._recurrence((read.state, read.member)).read(
-                read.vector, read.version, read.left, lag
+            state = read.state, read.member
+            found = self._recurrence(state)
+            self._read_tiles[key] = (
+                found.read(state, read.vector, read.version, read.left, lag)
+                if isinstance(found, Coupled)
+                else found.read(read.vector, read.version, read.left, lag)
             )
         return self._read_tiles[key]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ruledsl.algebra.text import plain
-from ruledsl.algebra.verdict import Decay, MatrixForm, Read, TokenForm, Verdict, Write
+from ruledsl.algebra.verdict import CoupledForm, Decay, MatrixForm, Read, TokenForm, Verdict, Write
 from ruledsl.algebra.witness import shown
 from ruledsl.lang.source import Span
 
@@ -57,6 +57,8 @@ def _blamed(verdict: Verdict, span: Span) -> str:
 def _token(token: TokenForm) -> Iterator[str]:
     for form in token.forms:
         yield from _form(form)
+    for joint in token.coupled:
+        yield from _coupled(joint)
     for let in token.lets:
         yield f"let         {let.name} = {plain(let.value)}"
     for read in token.reads:
@@ -74,6 +76,20 @@ def _form(form: MatrixForm) -> Iterator[str]:
         ]
         yield f"  step {step.version}    {'; '.join(decays) or 'no decay'}"
         yield from (f"    write   {_write(write)}" for write in step.writes)
+
+
+def _coupled(form: CoupledForm) -> Iterator[str]:
+    plain_names = [s.state if s.member is None else f"{s.state}[{s.member}]" for s in form.states]
+    names = [f"{n}{'^T' if s.transposed else ''}" for n, s in zip(plain_names, form.states, strict=True)]
+    yield f"form        {', '.join(names)} [{form.rows}, {form.cols}] together"
+    for w, write in enumerate(form.writes, 1):
+        parts = [f"[{plain(r.gain)}] ({names[r.source]} [{plain(r.read)}])" for r in write.reads]
+        parts += [f"[{plain(write.value)}]"] if write.value is not None else []
+        yield f"  write {w}   ({' + '.join(parts)}) [{plain(write.key)}]^T"
+    for v in form.versions:
+        parts = [f"[{plain(c)}] {names[j]}" for j, c in v.states]
+        parts += [f"[{plain(d)}] write {w + 1}" for w, d in v.writes]
+        yield f"  version {v.version} of {names[v.target]} = {' + '.join(parts) or '0'}"
 
 
 def _decay(decay: Decay) -> str:

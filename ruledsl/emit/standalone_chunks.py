@@ -21,7 +21,7 @@ def run_chunks(rule: typed.Rule, held: Carried, token: TokenForm, schedule: Sche
     for key, port in sorted(ports.items()):
         if port.kind in (PortKind.INPUT, PortKind.PARAM, PortKind.POSITION, PortKind.HEAD, PortKind.HEADS):
             tiles.append(f"{quoted(key)}: {_tile(rule, port, schedule.chunk, scope)},")
-    flipped = {(f.state, f.member): f.transposed for f in token.forms}
+    flipped = token.transposed
     states = []
     for c in schedule.forward.carries:
         name, _, member = c.key.partition(".")

@@ -71,7 +71,7 @@ def run_kernels(rule: typed.Rule, held: Carried, token: TokenForm, form: KernelF
                 params.append(f"{quoted(key)}: fixed[{quoted(port.name)}]{turn}")
             case _:
                 pass
-    turned = {f.state: ".mT" if f.transposed else "" for f in token.forms}
+    turned = {state: ".mT" if flipped else "" for (state, _), flipped in token.transposed.items()}
     names = [r.name for r in form.forward.results if r.kind is ResultKind.STATE]
     states = [f"{quoted(n)}: state[{quoted(n)}]{turned[n]}" for n in names]
     shapes = [

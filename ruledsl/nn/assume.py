@@ -71,6 +71,9 @@ def decays(verdict: Verdict) -> Iterator[typed.Expr]:
             for decay in (step.right, step.left):
                 if decay is not None:
                     yield inline(decay.value, lets)
+    for joint in verdict.token.coupled:
+        for i in range(len(joint.states)):
+            yield from (inline(c, lets) for j, c in joint.last(i).states if j == i)
 
 
 def inline(expr: typed.Expr, lets: dict[str, typed.Expr]) -> typed.Expr:
@@ -150,8 +153,10 @@ def _feedback_keys(verdict: Verdict) -> set[str]:
         return set()
     lets = _lets(verdict.rule) | {s.name: s.value for s in verdict.token.lets}
     writes = (w for form in verdict.token.forms for step in form.steps for w in step.writes)
-    found = (_direction(e, lets) for w in writes if w.read is not None for e in (w.key, w.read))
-    return {name for name in found if name is not None}
+    found = [(w.key, w.read) for w in writes if w.read is not None]
+    found += [(w.key, r.read) for joint in verdict.token.coupled for w in joint.writes for r in w.reads]
+    names = (_direction(e, lets) for pair in found for e in pair)
+    return {name for name in names if name is not None}
 
 
 def _direction(expr: typed.Expr, lets: dict[str, typed.Expr]) -> str | None:

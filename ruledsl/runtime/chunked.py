@@ -109,7 +109,7 @@ def form_of(rule: Rule, found: Chunkable, sizes: Mapping[str, int], chunk_size: 
 
 def state_tiles(found: Chunkable, forward: Program) -> tuple[StateTile, ...]:
     """The states that leave the chunk, in the order of the program's results."""
-    transposed = {(f.state, f.member): f.transposed for f in found.token.forms}
+    transposed = found.token.transposed
     ports = [
         r.port if r.port is not None else Port(r.name, PortKind.STATE)
         for r in forward.results

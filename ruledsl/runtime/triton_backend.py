@@ -40,7 +40,7 @@ def run(plan: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None) -> 
 def _has_chunks(rule: Rule, sizes: dict[str, int] | None) -> bool:
     """A chunk form that chunk kernels take: one without families of states."""
     found = rule.chunkable(sizes)
-    return not isinstance(found, str) and all(f.member is None for f in found.token.forms)
+    return not isinstance(found, str) and all(member is None for _, member in found.token.transposed)
 
 
 def prepare_step(rule: Rule, setting: Setting) -> TokenText | None:

@@ -10,7 +10,7 @@ from ruledsl.algebra.readout import token_form
 from ruledsl.algebra.verdict import Kind
 from ruledsl.lang.unroll import unroll
 
-from .corpus import judged, rule, verdict
+from .corpus import checked, judged, rule, verdict
 
 HEAD = "state S[V, K]\ninput q[K], k[K], v[V], x[K], a, P[K, K]\n"
 
@@ -53,6 +53,19 @@ def test_doubling_is_bounded(name: str) -> None:
 def test_token_form_at_a_large_family() -> None:
     form, _ = token_form(unroll(rule("delta_product"), {"n": 40}))
     assert form is not None and len(form.forms[0].steps) == 40
+
+
+def test_coupled_states_over_many_sub_steps() -> None:
+    """Over the states as the token began, the terms triple from sub-step to sub-step."""
+    text = (
+        "state S[V, K], M[V, K]\ninput q[K], k[n, K], p[n, K], v[n, V], a, m\n"
+        "for j in 1..n:\n  M = m*M + (v[j] - S p[j]) k[j]^T\n  S = a*S + M\noutput o = S q"
+    )
+    start = time.monotonic()
+    found = [token_form(unroll(checked(text), {"n": n})) for n in (3, 40)]
+    assert time.monotonic() - start < 10
+    assert found[0][0] is not None and len(found[0][0].coupled[0].writes) == 3
+    assert found[1][0] is None and "terms" in found[1][1]
 
 
 def test_judging_is_fast() -> None:

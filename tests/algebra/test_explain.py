@@ -213,6 +213,18 @@ def test_a_counter_example_by_hand() -> None:
     ]
 
 
+def test_coupled_states_share_one_row() -> None:
+    found = lines(verdict("titans_linear"), "chunk form")
+    for equation in (
+        "S_t = (1 - al_t)*S_{t-1} + m_t*M_{t-1} + th_t*e_t k_t^T",
+        "M_t = m_t*M_{t-1} + th_t*e_t k_t^T",
+        "e_t = v_t - S_{t-1} k_t",
+        "A[t,s] = -(k_t^T k_s*(D[S,S]_{t,s}*th_s + D[S,M]_{t,s}*th_s)) (s < t, else 0)",
+        "o_t = S_t q_t",
+    ):
+        assert equation in found, found
+
+
 def test_no_counter_example_to_an_affine_token() -> None:
     for name in ("delta", "case_09", "case_57", "momentum_delta"):
         analysis = analyse(verdict(name).rule)

@@ -16,7 +16,7 @@ from .corpus import ACCEPTED, checked, rule, verdict
 MATMUL = (
     "linear retention lightning ssd gated_linear gla gla_two_sided hgrn2 rwkv5 rwkv6 mission delta gated_delta "
     "delta_product gated_delta_product kda comba iplr dplr rwkv7 longhorn_exact linear_normalised based gsa hgrn qrnn "
-    "mamba3 omega_linear"
+    "mamba3 omega_linear momentum_delta titans_linear case_35"
 ).split()
 
 HEAD = "state S[V, K]\ninput q[K], k[K], v[V], p[K], w[K], u[V], a, b, g\n"
@@ -158,7 +158,7 @@ NO_FORM = {
     "case_14": "transposed",
     "case_18": "other than in a product",
     "case_34": "no outer product",
-    "case_35": "coupled",
+    "lru": "coupled",
     "case_56": "monomial",
     "mesa": "system",
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from ruledsl.algebra.calculus import expand
 from ruledsl.algebra.evaluate import Matrix, evaluate, matmul
-from ruledsl.algebra.verdict import MatrixForm, Step, TokenForm
+from ruledsl.algebra.verdict import CoupledForm, MatrixForm, Step, TokenForm
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Role, dim_value
 
@@ -118,6 +118,11 @@ class _Form:
             self.walk(f)
             m = self.matrices[f.state, f.member][f.steps[-1].version if f.steps else 0]
             last[f.state, f.member] = transposed(m) if f.transposed else m
+        for c in self.form.coupled:
+            self.walk_coupled(c)
+            for i, s in enumerate(c.states):
+                m = self.matrices[s.state, s.member][c.last(i).version]
+                last[s.state, s.member] = transposed(m) if s.transposed else m
         return last, {o.name: self.value(o.value) for o in self.form.outputs}
 
     def walk(self, f: MatrixForm) -> None:
@@ -130,6 +135,26 @@ class _Form:
         for step in f.steps:
             m = self.step(step, m)
             found[step.version] = m
+
+    def walk_coupled(self, c: CoupledForm) -> None:
+        keys = [(s.state, s.member) for s in c.states]
+        if keys[0] in self.matrices:
+            return
+        old = [transposed(m) if s.transposed else m for s in c.states for m in [self.states[s.state, 0, s.member]]]
+        self.matrices |= {key: {0: m} for key, m in zip(keys, old, strict=True)}
+        rows, cols = dim_value(c.rows, self.sizes), dim_value(c.cols, self.sizes)
+        written = []
+        for w in c.writes:
+            row = [[0.0] for _ in range(rows)] if w.value is None else self.value(w.value)
+            for r in w.reads:
+                gain, seen = self.value(r.gain)[0][0], matmul(old[r.source], self.value(r.read))
+                row = [[a[0] + gain * b[0]] for a, b in zip(row, seen, strict=True)]
+            written.append(matmul(row, transposed(self.value(w.key))))
+        for v in c.versions:
+            parts = [(self.value(x)[0][0], old[j]) for j, x in v.states]
+            parts += [(self.value(x)[0][0], written[w]) for w, x in v.writes]
+            total = [[sum(n * m[i][j] for n, m in parts) for j in range(cols)] for i in range(rows)]
+            self.matrices[keys[v.target]][v.version] = total
 
     def step(self, step: Step, m: Matrix) -> Matrix:
         rows, cols = len(m), len(m[0])
@@ -165,7 +190,13 @@ class _Form:
 
     def read(self, name: str) -> Matrix:
         r = next(r for r in self.form.reads if r.name == name)
-        self.walk(next(f for f in self.form.forms if (f.state, f.member) == (r.state, r.member)))
+        state = r.state, r.member
+        for c in self.form.coupled:
+            if state in [(s.state, s.member) for s in c.states]:
+                self.walk_coupled(c)
+        for f in self.form.forms:
+            if (f.state, f.member) == state:
+                self.walk(f)
         m = self.matrices[r.state, r.member][r.version]
         return matmul(transposed(m) if r.left else m, self.value(r.vector))
 

@@ -31,7 +31,7 @@ FORMED = (
     "based case_01 case_02 case_04 case_05 case_07 case_12 case_30a case_33 case_45a case_55a case_55b case_55c case_58 "
     "case_60a case_60b case_64 comba delta delta_product dplr gated_delta gated_delta_product gated_linear gla "
     "gla_two_sided gsa hgrn hgrn2 iplr kda lightning linear linear_normalised longhorn_exact mamba3 mission "
-    "omega_linear qrnn retention rwkv5 rwkv6 rwkv7 ssd"
+    "omega_linear qrnn retention rwkv5 rwkv6 rwkv7 ssd momentum_delta titans_linear case_35"
 ).split()
 
 
@@ -96,7 +96,7 @@ def specification(verdict: Verdict, ports: tuple[Port, ...]) -> Case:
     outputs = {n: torch.stack(xs) for n, xs in rows.items()}
 
     assert verdict.token is not None
-    turned = {(f.state, f.member): f.transposed for f in verdict.token.forms}
+    turned = verdict.token.transposed
 
     def tiles(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """States by port key, in the form's orientation."""

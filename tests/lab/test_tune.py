@@ -31,7 +31,7 @@ from ruledsl.runtime.tuned import Choice, Place
 from ruledsl.schedule.tiles import Tiles
 
 CPU = torch.device("cpu")
-ONE = Tiles(32, 32, 4, 4, 2)
+ONE = Tiles(32, 32, 4, 2, 8, 4, 2)
 CHOICE = Choice(ONE, replace(ONE, chunk=16))
 PLACE = Place("abc", (("K", 64), ("V", 32)), torch.bfloat16, CPU)
 SHAPE = Shape("", 1, 40, 1, 64)

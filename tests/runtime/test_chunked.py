@@ -18,8 +18,10 @@ GATES_TO_ZERO = {
     "gla_two_sided": "a",
     "dplr": "w",
     "hgrn2": "f",
+    "momentum_delta": "a",
+    "titans_linear": "m",
 }
-CARRIES = "qrnn omega_linear retention case_33 delta_product rwkv6 kda".split()
+CARRIES = "qrnn omega_linear retention case_33 delta_product rwkv6 kda momentum_delta titans_linear".split()
 OUTPUT, GRADIENT = 1e-9, 1e-7
 
 
@@ -72,7 +74,7 @@ def test_gates_that_are_zero_negative_or_tiny(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("chunk", [16, 32, 64])
-@pytest.mark.parametrize("name", ["gated_delta", "kda", "delta_product"])
+@pytest.mark.parametrize("name", ["gated_delta", "kda", "delta_product", "momentum_delta"])
 def test_chunk_size_does_not_matter(name: str, chunk: int) -> None:
     compare(name, 70, chunk_size=chunk)
 

@@ -19,7 +19,7 @@ OUTPUTS, GRADIENTS = 1e-5, 1e-4
 
 EVERY = (
     "linear retention lightning ssd gated_linear gla gla_two_sided hgrn2 rwkv5 rwkv6 mission delta gated_delta delta_product "
-    "gated_delta_product kda comba iplr dplr rwkv7 longhorn_exact".split()
+    "gated_delta_product kda comba iplr dplr rwkv7 longhorn_exact momentum_delta titans_linear".split()
 )
 BASIC = "state S[V, K]\ninput q[K], k[K], v[V], a in (0, 1]\n"
 
@@ -55,11 +55,23 @@ FORMS = {
     "params": "state S[V, K]\ninput q[K], k[K], v[V], x\nparam A in [0, inf), w[K]\n"
     "S = exp(-exp(A)*softplus(x))*S + v (k .* w)^T\noutput o = S q",
 }
+COUPLED = {
+    "a circle with reads": "state S[V, K], M[V, K]\ninput q[K], k[K], p[K], v[V], u[V], a in [-1, 1], m in [0, 1], b, c\n"
+    "S = a*S - b*M + c*(v - S k) k^T\nM = b*prev(S) + m*M + (u - M p) p^T\noutput o = S q\noutput y = M q",
+    "a third before the circle": "state S[V, K], M[V, K], R[V, K]\n"
+    "input q[K], k[K], p[K], v[V], u[V], a in [-1, 1], m in [0, 1], b, c\n"
+    "R = m*R + (v - S k) k^T\nM = a*M + b*S + R\nS = c*prev(M) + m*S + u p^T\noutput o = S q",
+    "one of them transposed": "state S[V, K], M[K, V]\ninput q[K], k[K], v[V], a in [-1, 1], m in [0, 1], b\n"
+    "M = m*M + k (v - S k)^T\nS = a*S + b*M^T\noutput o = S q\noutput y = M v",
+    "vectors": "state x[K], y[K]\ninput u[K], w[K], a in [-1, 1], b\n"
+    "x = a*x - b*y + u\ny = b*prev(x) + a*y + w\noutput o = x .* y",
+}
 CALLS: list[dict[str, Any]] = [
     {"rule": "gated_delta", "packed": [1, 17, 0, 20], "sizes": {"V": 20}},
     {"rule": "kda", "packed": [16, 5]},
     {"rule": "gated_delta", "packed": [7, 9], "tail": 5},
     {"rule": "gated_delta_product", "packed": [3, 20]},
+    {"rule": "momentum_delta", "packed": [1, 17, 0, 20], "sizes": {"V": 20}},
     {"rule": "rwkv6", "heads": 4, "grouped": ["k", "v"], "strided": True},
     {"rule": "gated_delta", "heads": 4, "grouped": ["q", "a"], "strided": True},
     {"rule": "linear", "batch": 3, "strided": True},
@@ -108,6 +120,10 @@ def test_several_states(tmp_path: Path) -> None:
 
 def test_unusual_states_and_functions(tmp_path: Path) -> None:
     right([{"rule": text, "length": 18} for text in FORMS.values()], tmp_path)
+
+
+def test_coupled_states(tmp_path: Path) -> None:
+    right([{"rule": text, "length": 20, "sizes": {"V": 20}} for text in COUPLED.values()], tmp_path)
 
 
 def test_what_cannot_be_done_names_the_operation_and_who_can(tmp_path: Path) -> None:

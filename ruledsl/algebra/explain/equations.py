@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ruledsl.algebra import build
+from ruledsl.algebra.explain.coupled_equations import coupled_equations
 from ruledsl.algebra.explain.explanation import Equation, Line, Sentence
 from ruledsl.algebra.explain.frame import Family, Frame, Letters, renamed, scaled, signs, spread
 from ruledsl.algebra.explain.writer import Writer, symbol
@@ -32,6 +33,8 @@ def chunk_form(w: Writer, token: TokenForm) -> Iterator[Line]:
     letters: Letters = {}
     for form in token.forms:
         yield from _Equations(w, token, form, names, letters).lines()
+    for joint in token.coupled:
+        yield from coupled_equations(w, joint, token, names)
     if any(isinstance(e, typed.Builtin) and e.name == "t" for s in w.analysis.rule.body for e in _nodes(s)):
         yield Sentence(
             f"{w.inline(w.name('pos', 't'))} is the position of token {w.inline('t')} in the sequence, 0 for the first"
