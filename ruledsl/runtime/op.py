@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from ruledsl.runtime import chunked, triton_backend
+from ruledsl.runtime import torch_backend, triton_backend
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.errors import BackendError, did_you_mean
 from ruledsl.runtime.recurrent import recurrent
@@ -57,9 +57,9 @@ BACKENDS: dict[str, Backend] = {
     ),
     "torch": Backend(
         "torch",
-        is_default=lambda rule, device: not isinstance(rule.chunkable(), str),
-        prepare=chunked.prepare,
-        run=lambda plan, token, call, carry, cu_seqlens: chunked.run(plan, call, carry, cu_seqlens),
+        is_default=torch_backend.is_default,
+        prepare=torch_backend.prepare,
+        run=lambda plan, token, call, carry, cu_seqlens: torch_backend.run(plan, call, carry, cu_seqlens),
     ),
     "recurrent": Backend(
         "recurrent",

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ruledsl import pipeline
 from ruledsl.algebra.verdict import Verdict
+from ruledsl.chunk.scan import Scan
 from ruledsl.lang import typed
 from ruledsl.lang.source import Source
-from ruledsl.runtime import chunked, decode, state_file
+from ruledsl.runtime import chunked, decode, scanned, state_file
 from ruledsl.runtime.bind import Call, bind
 from ruledsl.runtime.errors import DeviceError, DtypeError, ShapeError
 from ruledsl.runtime.op import default_backend, prepare_sequence, prepare_step, prepared, remember
@@ -51,6 +52,7 @@ class Rule:
         self.spec: RuleSpec = spec_of(self.typed)
         self.hash: str = _hash(self.typed)
         self._chunkable: dict[tuple[tuple[str, int], ...], chunked.Chunkable | str] = {}
+        self._scannable: dict[tuple[tuple[str, int], ...], tuple[Scan, Scan] | str] = {}
         self._id = remember(self)
         self._tokens: dict[tuple[Any, ...], Token] = {}
         self._forms: dict[tuple[Any, ...], chunked.Form] = {}
@@ -207,6 +209,15 @@ class Rule:
         if key not in self._chunkable:
             self._chunkable[key] = chunked.chunkable(self.typed, own)
         return self._chunkable[key]
+
+    def scannable(self, sizes: Mapping[str, int] | None = None) -> tuple[Scan, Scan] | str:
+        """The scans over tokens at the sizes of families and loops (None: small ones), or why there are none."""
+        names = pipeline.unroll_sizes(self.typed)
+        own = {n: self.verdict.sizes[n] if sizes is None else sizes[n] for n in names}
+        key = tuple(own.items())
+        if key not in self._scannable:
+            self._scannable[key] = scanned.scannable(self.typed, own)
+        return self._scannable[key]
 
     def form(self, sizes: Mapping[str, int], chunk_size: int | None = None) -> chunked.Form:
         """The compiled chunk form; the rule must have one."""

@@ -28,7 +28,7 @@ from ruledsl.runtime.bind import Call
 from ruledsl.runtime.chunked import no_tokens
 from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.setting import Setting
-from ruledsl.runtime.state import Part
+from ruledsl.runtime.state import Part, tensors_of, with_tensors
 from ruledsl.runtime.statics import carried
 from ruledsl.runtime.token import Carry
 from ruledsl.runtime.triton_build import build
@@ -265,7 +265,7 @@ def run(compiled: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None)
         return {o.name: no_tokens(call, o.value.type) for o in rule.outputs}, carry
     inputs = [call.inputs[n] for n in form.inputs]
     params = [call.params[n][None] for n in form.params]
-    entering = _tensors(carry)
+    entering = tensors_of(carry)
     states = [entering[n].float() for n in form.states]
     sequences = call.batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
     position = carry.t if carry.t is not None else torch.zeros(sequences, dtype=torch.int64, device=call.device)
@@ -277,21 +277,7 @@ def run(compiled: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None)
         outputs[o.name] = y.reshape(call.batch, call.length, call.heads, *dims)
     leaving = dict(zip(form.states, found[len(outputs) :], strict=True))
     lengths = call.length if cu_seqlens is None else cu_seqlens.diff().to(torch.int64)
-    return outputs, Carry(
-        {n: leaving[n] for n in carry.states},
-        {n: leaving[prev_name(n)] for n in carry.prev},
-        {(n, c): leaving[frozen_name(n, c)] for n, c in carry.frozen},
-        None if carry.t is None else carry.t + lengths,
-    )
-
-
-def _tensors(carry: Carry) -> dict[str, Tensor]:
-    """The states of a token program by name."""
-    return {
-        **carry.states,
-        **{prev_name(n): x for n, x in carry.prev.items()},
-        **{frozen_name(n, c): x for (n, c), x in carry.frozen.items()},
-    }
+    return outputs, with_tensors(carry, leaving, lengths)
 
 
 # ------------------------------------------------------------------------------------------------ one token
