@@ -24,10 +24,11 @@ from ruledsl.algebra.verdict import Verdict
 from ruledsl.chunk.scan import Scan
 from ruledsl.lang import typed
 from ruledsl.lang.source import Source
-from ruledsl.runtime import chunked, decode, scanned, state_file
+from ruledsl.runtime import chunked, decode, state_file
 from ruledsl.runtime.bind import Call, bind
 from ruledsl.runtime.errors import DeviceError, DtypeError, ShapeError
 from ruledsl.runtime.op import default_backend, prepare_sequence, prepare_step, prepared, remember
+from ruledsl.runtime.scannable import scannable
 from ruledsl.runtime.spec import RuleSpec, spec_of
 from ruledsl.runtime.state import State, as_dict, close_axes, is_plain, pack, state_parts, unpack
 from ruledsl.runtime.token import Token
@@ -216,7 +217,7 @@ class Rule:
         own = {n: self.verdict.sizes[n] if sizes is None else sizes[n] for n in names}
         key = tuple(own.items())
         if key not in self._scannable:
-            self._scannable[key] = scanned.scannable(self.typed, own)
+            self._scannable[key] = scannable(self.typed, own)
         return self._scannable[key]
 
     def form(self, sizes: Mapping[str, int], chunk_size: int | None = None) -> chunked.Form:

@@ -12,11 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ruledsl import pipeline
 from ruledsl.chunk.program import Port, PortKind, Program, ResultKind
-from ruledsl.chunk.scan import Scan, scans
-from ruledsl.chunk.token_program import token_program
-from ruledsl.chunk.unsupported import UnsupportedForm
+from ruledsl.chunk.scan import Scan
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Dim, dim_value
 from ruledsl.runtime import layout, registration
@@ -27,7 +24,6 @@ from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.scan_pass import ScanPasses
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.state import open_axes, tensors_of, with_tensors
-from ruledsl.runtime.statics import carried
 from ruledsl.runtime.token import Carry
 from ruledsl.schedule.keys import port_key
 
@@ -60,16 +56,6 @@ class ScanForm:
     @property
     def kept(self) -> tuple[str, ...]:
         return tuple(s.key for s in self.states)
-
-
-def scannable(rule: typed.Rule, sizes: Mapping[str, int]) -> tuple[Scan, Scan] | str:
-    """The scans of a rule and of its gradient, or why there are none. `sizes` binds `pipeline.unroll_sizes(rule)`."""
-    try:
-        unrolled = pipeline.unroll(rule, sizes)
-        carries = carried(rule, sizes)
-        return scans(token_program(unrolled, sizes, carries.lags, carries.frozen))
-    except UnsupportedForm as e:
-        return f"it is no scan: {e}"
 
 
 def form_of(found: tuple[Scan, Scan], rule: typed.Rule, sizes: Mapping[str, int]) -> ScanForm:

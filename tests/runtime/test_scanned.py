@@ -8,9 +8,10 @@ from cases import ACCEPTED, arguments, cut, error, gradients, rule, sizes, state
 
 from ruledsl.chunk.maps import Monoid
 from ruledsl.chunk.scan import Scan
-from ruledsl.runtime import scan_ops, scanned
+from ruledsl.runtime import scan_ops
 from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.rule import Rule, load
+from ruledsl.runtime.scannable import scannable
 
 OUTPUT, GRADIENT = 1e-9, 1e-8
 MONOIDS = {
@@ -47,7 +48,7 @@ def forms(r: Rule) -> tuple[Scan, Scan]:
     return found
 
 
-SCANNED = [n for n in ACCEPTED if not isinstance(scanned.scannable(rule(n).typed, sizes(rule(n))), str)]
+SCANNED = [n for n in ACCEPTED if not isinstance(scannable(rule(n).typed, sizes(rule(n))), str)]
 
 
 def compare(r: Rule, length: int, **call: object) -> None:
