@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from ruledsl import pipeline
 from ruledsl.algebra.verdict import Verdict
-from ruledsl.runtime.scannable import scannable
+from ruledsl.runtime.chunkable import chunkable
+from ruledsl.runtime.scannable import larger, scannable
 
 
 class Form(StrEnum):
@@ -22,7 +24,8 @@ SAID = {
 
 
 def form(verdict: Verdict) -> Form:
-    """A rule with linear reads and writes counts as `chunk`; its program may still refuse at some sizes."""
-    if verdict.token is not None:
+    """The form that the torch backend has for the rule; loops at twice the sizes at which they were judged."""
+    rule = pipeline.check(pipeline.parse(verdict.rule.source))  # a family is unrolled once only
+    if not isinstance(chunkable(rule, verdict.sizes), str):
         return Form.CHUNK
-    return Form.TOKENS if isinstance(scannable(verdict.rule, verdict.sizes), str) else Form.SCAN
+    return Form.TOKENS if isinstance(scannable(rule, larger(verdict.sizes)), str) else Form.SCAN

@@ -15,19 +15,17 @@ import torch
 from torch import Tensor
 
 from ruledsl import pipeline
-from ruledsl.algebra.verdict import TokenForm
 from ruledsl.chunk.program import Port, PortKind, Program, ResultKind
-from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.lang import typed
 from ruledsl.runtime import layout, registration
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.build import build
+from ruledsl.runtime.chunkable import Chunkable
 from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.layout import Chunks
 from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.state import open_axes
-from ruledsl.runtime.statics import carried
 from ruledsl.runtime.token import Carry
 from ruledsl.schedule.keys import VALID, port_key
 from ruledsl.schedule.plan import Schedule
@@ -96,35 +94,6 @@ class Form:
     @property
     def passes(self) -> Passes:
         return build(self.text)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunkable:
-    """A rule's chunk program at some sizes of families and loops."""
-
-    program: Program
-    token: TokenForm
-    unrolled: typed.Rule
-    sizes: Mapping[str, int]
-
-
-def chunkable(rule: typed.Rule, sizes: Mapping[str, int]) -> Chunkable | str:
-    """The chunk program, or why there is none. `sizes` binds `pipeline.unroll_sizes(rule)`."""
-    unrolled = pipeline.unroll(rule, sizes)
-    token, why = pipeline.token_form(unrolled)
-    if token is None:
-        return f"the rule has no chunk form: {why}"
-    inputs = {s.name for s in rule.of(typed.Role.INPUT)}
-    carries = carried(unrolled, sizes)
-    if carries.frozen:
-        return "the rule has no chunk form: its state includes a copy from the chunk's start, which only the recurrent backend carries"
-    computed = [name for name in carries.lags if name not in inputs]
-    if computed:
-        return f"the rule has no chunk form: `{computed[0]}` is computed and looked back at"
-    try:
-        return Chunkable(pipeline.chunk(token, unrolled, sizes), token, unrolled, dict(sizes))
-    except UnsupportedForm as e:
-        return f"the rule has no chunk form: {e}"
 
 
 def form_of(rule: Rule, found: Chunkable, sizes: Mapping[str, int], chunk_size: int | None) -> Form:

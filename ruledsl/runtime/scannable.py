@@ -23,3 +23,8 @@ def scannable(rule: typed.Rule, sizes: Mapping[str, int]) -> tuple[Scan, Scan] |
         return f"it is no scan: {e}"
     except RuleError as e:
         return f"it is no scan: {e.diagnostics[0].headline}"
+
+
+def larger(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Twice the sizes at which loops are judged: states that depend on each other may be few at small ones only."""
+    return {n: 2 * size for n, size in sizes.items()}

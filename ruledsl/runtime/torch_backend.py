@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 Compiled = chunked.Compiled | scanned.Compiled
 
 
-def is_default(rule: Rule, device: str) -> bool:
-    return not isinstance(rule.chunkable(), str) or not isinstance(rule.scannable(), str)
+def is_default(rule: Rule, device: str, sizes: Mapping[str, int] | None) -> bool:
+    return not isinstance(rule.chunkable(sizes), str) or not isinstance(rule.scannable(sizes), str)
 
 
 def prepare(rule: Rule, setting: Setting) -> Compiled:
