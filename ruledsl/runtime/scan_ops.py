@@ -1,7 +1,8 @@
 """Maps of tokens composed and applied, all tokens of a run at once: [B, H, C, rows, columns], tokens on axis 2.
 
 A map is a list of parts as in `chunk.maps`, None for 0. Tokens are joined in pairs, the pairs in pairs, and so on: a run
-takes log2(C) turns and as many compositions and applications as it has tokens.
+takes log2(C) turns and as many compositions and applications as it has tokens. Where a CPU has enough to do with the states of
+one token, they are taken one after the other, which composes nothing (measured: see benchmarks/NOTES.md).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ Part = Tensor | None
 Maps = list[list[Part]]  # the parts of each state's map
 States = list[Tensor]
 _SERIAL = 8  # tokens that are taken one by one
+_WIDE = 2_048  # entries of a token's state from which on a CPU takes all tokens one by one
 
 
 def entering(monoid: Monoid, maps: Maps, start: States, length: int) -> tuple[States, States]:
@@ -36,7 +38,7 @@ def entering(monoid: Monoid, maps: Maps, start: States, length: int) -> tuple[St
 def _after(monoid: Monoid, maps: Maps, start: States, length: int) -> States:
     """What leaves each token."""
     compose, apply = _TABLE[monoid]
-    if length <= _SERIAL:
+    if length <= _SERIAL or (start[0].device.type == "cpu" and start[0].numel() >= _WIDE):
         rows = []
         for t in range(length):
             start = apply(_every(maps, slice(t, t + 1)), start)

@@ -39,7 +39,7 @@ class Values:
         stack = [index]
         while stack:
             i = stack[-1]
-            waiting = [a for a in self.program.nodes[i].args if a not in self.made]
+            waiting = [a for a in self._needs(i) if a not in self.made]
             if i in self.made or not waiting:
                 stack.pop()
                 if i not in self.made:
@@ -48,9 +48,17 @@ class Values:
                 stack += waiting
         return self.made[index]
 
-    def _make(self, index: int) -> Tensor:
+    def _needs(self, index: int) -> tuple[int, ...]:
+        """What a node is made of: a sum of products is made of the factors."""
         node = self.program.nodes[index]
-        args = [self.made[a] for a in node.args]
+        inner = self.program.nodes[node.args[0]] if node.op == "sum" else node
+        return inner.args if node.op == "sum" and (inner.op, inner.attr) == ("map", "mul") else node.args
+
+    def _make(self, index: int) -> Tensor:
+        node, needs = self.program.nodes[index], self._needs(index)
+        args = [self.made[a] for a in needs]
+        if needs != node.args:
+            return _contracted(args[0], args[1], -2 if node.attr == 0 else -1)
         if node.op == "input":
             port = self.program.port(node)
             if port.kind is PortKind.SIZE:
@@ -105,6 +113,17 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
     if y.shape[2] == 1 and x.shape[2] != 1 and x.shape[3] == 1:
         return (x.squeeze(3) @ y.squeeze(2)).unsqueeze(3)
     return x @ y
+
+
+def _contracted(x: Tensor, y: Tensor, axis: int) -> Tensor:
+    """The sum of x y over an axis; a matrix that all tokens share meets their vectors in one product."""
+    for v, m in ((x, y), (y, x)):
+        if m.shape[2] == 1 and v.shape[2] != 1 and v.shape[axis] == m.shape[axis]:
+            if axis == -1 and v.shape[3] == 1:
+                return (v.squeeze(3) @ m.squeeze(2).mT).unsqueeze(4)
+            if axis == -2 and v.shape[4] == 1:
+                return (v.squeeze(4) @ m.squeeze(2)).unsqueeze(3)
+    return (x * y).sum(axis, keepdim=True)
 
 
 def _outer_total(column: Tensor, row: Tensor, length: int) -> Tensor:
