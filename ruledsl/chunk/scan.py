@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ruledsl.chunk.build import Builder, Tile
 from ruledsl.chunk.differentiate import cotangent_port, differentiate
 from ruledsl.chunk.maps import Monoid, maps
-from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind
+from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind, Shape
 from ruledsl.chunk.unsupported import UnsupportedForm
 
 MOST_TOGETHER = 4  # states that depend on each other: composing costs the cube
@@ -32,7 +32,8 @@ class Stratum:
 @dataclass(frozen=True, slots=True)
 class Scan:
     program: Program  # no results for states: the scans make them
-    states: tuple[Port, ...]  # the port whose tile is what enters a token
+    states: tuple[Port, ...]  # the port whose tile is what enters a token; not every program reads it
+    shapes: tuple[Shape, ...]  # of the states
     strata: tuple[Stratum, ...]
 
 
@@ -96,7 +97,7 @@ def _scan(program: Program, carried: Sequence[tuple[Port, Result | None]]) -> Sc
         Stratum(group, monoid, tuple(tuple(at[f"{k}.{i}.{j}"] for j in range(len(row))) for i, row in enumerate(tiles)))
         for k, (group, monoid, tiles) in enumerate(parts)
     )
-    return Scan(done, tuple(port for port, _ in carried), strata)
+    return Scan(done, tuple(port for port, _ in carried), tuple(leave.shape for leave in leaves), strata)
 
 
 def _groups(b: Builder, enters: Sequence[Tile | None], leaves: Sequence[Tile]) -> list[tuple[int, ...]]:

@@ -68,7 +68,7 @@ def form_of(found: tuple[Scan, Scan], rule: typed.Rule, sizes: Mapping[str, int]
     shapes = {**_ports(gradient.program), **_ports(forward.program)}
     ports = {port_key(p): p for p in shapes if p.kind in _TILES}
     tiles = {port_key(p): (p, extents(s)) for p, s in shapes.items() if p.kind in (*_TILES, PortKind.VALID)}
-    states = tuple(StateTile(port_key(p), p, extents(shapes[p])) for p in forward.states)
+    states = tuple(StateTile(port_key(p), p, extents(s)) for p, s in zip(forward.states, forward.shapes, strict=True))
     outputs = {o.name: _extents(o.value.type, sizes) for o in rule.outputs}
     gradients = [r.port for r in gradient.program.results if r.kind is ResultKind.GRADIENT and r.port is not None]
     return ScanForm(

@@ -32,6 +32,7 @@ MORE = {
     "gain of zero": "state h[K]\ninput a[K], x[K]\nh = min(max(where(a > 0.2, a, 0) .* h + x, -0.2), 0.2)\noutput o = h",
     "square matrix and its rows": "state S[K, K]\ninput a[K], k[K]\nS = diag(a) S + k k^T\noutput o = S^T k",
     "frozen": "state h[K]\ninput a[K], x[K]\nh = h + a .* frozen(h, 4) + x\noutput o = h",
+    "a state that nothing reads": "state h[K], g[K]\ninput a[K], x[K]\nh = x - where(a < 0.3, h, 0)\ng = a .* g + x\noutput o = g",
     "looked back at what was computed": "state h[K]\ninput a[K], x[K]\nlet y = tanh(x)\nh = a .* h + prev(y, 2)\noutput o = h",
 }
 
