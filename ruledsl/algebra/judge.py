@@ -125,7 +125,7 @@ def _unknown(rule: typed.Rule, unrolled: typed.Rule, sizes: dict[str, int], why:
         Kind.UNDECIDED,
         (stratum,),
         None,
-        f"{why}; runs on the recurrent backend",
+        why,
         bound,
         nothing,
         "",

@@ -26,7 +26,7 @@ from ruledsl.lang.typed import Expr, Ref, Role, Type
 _Form = TypeVar("_Form")
 
 MOST_APPLIED = 2000
-TOO_DEEP = "the rule is nested too deeply for the checker; runs on the recurrent backend"
+TOO_DEEP = "the rule is nested too deeply for the checker"
 
 
 def token_form(rule: typed.Rule) -> tuple[TokenForm | None, str]:
@@ -34,7 +34,7 @@ def token_form(rule: typed.Rule) -> tuple[TokenForm | None, str]:
     try:
         return form_of(analyse(rule))
     except (NoDerivative, TooLarge) as e:
-        return None, f"{e}; runs on the recurrent backend"
+        return None, str(e)
     except RecursionError:
         return None, TOO_DEEP
 
@@ -43,19 +43,16 @@ def form_of(analysis: Analysis) -> tuple[TokenForm | None, str]:
     if not analysis.parts:
         return None, "there is no state"
     if analysis.hidden:
-        return (
-            None,
-            f"`{analysis.hidden[0]}` reads its own past: a state in all but name; runs on the recurrent backend",
-        )
+        return None, f"`{analysis.hidden[0]}` reads its own past: a state in all but name"
     for part in analysis.parts:
         if why := _refusal(part):
             return None, why
     try:
         return _Builder(analysis).build(), ""
     except NoForm as e:
-        return None, f"{e}; runs on the recurrent backend"
+        return None, str(e)
     except (NotAffine, TooLarge) as e:
-        return None, f"{e}; runs on the recurrent backend"
+        return None, str(e)
     except RecursionError:
         return None, TOO_DEEP
 
@@ -63,11 +60,11 @@ def form_of(analysis: Analysis) -> tuple[TokenForm | None, str]:
 def _refusal(part: Part) -> str:
     names = ", ".join(dict.fromkeys(name for name, _ in part.states))
     if part.found is None:
-        return f"{names}: not affine in the state; runs on the recurrent backend"
+        return f"{names}: not affine in the state"
     if part.too_large:
-        return f"{names}: {part.found.reason}; runs on the recurrent backend"
+        return f"{names}: {part.found.reason}"
     if part.frozen:
-        return f"{names}: no matmul form for values at the state of the chunk's start; runs on the recurrent backend"
+        return f"{names}: no matmul form for values at the state of the chunk's start"
     return ""
 
 

@@ -91,6 +91,7 @@ class Port:
 class ResultKind(StrEnum):
     OUTPUT = "output"  # Rows(1) x n
     STATE = "state"  # the outgoing state
+    PART = "part"  # of a map that is scanned, see `scan`
     GRADIENT = "gradient"  # of the port: summed over chunks (and batch) where the port's tile is shared by them
 
 

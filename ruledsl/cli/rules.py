@@ -9,10 +9,16 @@ if TYPE_CHECKING:
 
 
 def rules() -> None:
-    """List the rules that come with ruledsl and their verdicts."""
+    """List the rules that come with ruledsl: verdicts, how training runs them, and what committed tests found.
+
+    CPU, GPU, decode: `yes`, `no` or `N of M` cases within the bars; `stale`, the rule's text has changed since; `-`, no
+    result is committed.
+    """
     from rich.table import Table
     from rich.text import Text
 
+    from ruledsl.cli.forms import form
+    from ruledsl.cli.marks import COLUMNS, marks, results
     from ruledsl.cli.read import collection, judge
     from ruledsl.cli.report import colour
     from ruledsl.cli.say import console
@@ -24,17 +30,20 @@ def rules() -> None:
     table.add_column("verdict", no_wrap=True)
     table.add_column("class", overflow="fold")
     table.add_column("state bytes", overflow="fold")
-    table.add_column("chunk form", no_wrap=True)
+    for column in ("form", *COLUMNS):
+        table.add_column(column, no_wrap=True)
+    committed = results()
     with out.status("judging ..."):
         for path in collection():
-            verdict = judge(load_source(path))
-            form = "yes" if verdict.token is not None else "no"
+            source = load_source(path)
+            verdict = judge(source)
             table.add_row(
                 path.stem,
                 Text(str(verdict.kind), colour(verdict.kind)),
                 _structure(verdict),
                 verdict.price.state_bytes,
-                form,
+                str(form(verdict)),
+                *marks(path.stem, source.text, committed),
             )
     out.print(table)
 

@@ -7,27 +7,25 @@ are [B or 1, H or 1, N or 1, rows, cols], states [B or sequences, H, rows, cols]
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ruledsl import pipeline
-from ruledsl.algebra.verdict import TokenForm
 from ruledsl.chunk.program import Port, PortKind, Program, ResultKind
-from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.lang import typed
 from ruledsl.runtime import layout, registration
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.build import build
+from ruledsl.runtime.chunkable import Chunkable
 from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.layout import Chunks
 from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.state import open_axes
-from ruledsl.runtime.statics import carried
 from ruledsl.runtime.token import Carry
 from ruledsl.schedule.keys import VALID, port_key
 from ruledsl.schedule.plan import Schedule
@@ -49,6 +47,38 @@ class StateTile:
     transposed: bool
 
 
+class Passes(Protocol):
+    """What a `TorchPlan` calls, see `emit.torch_text`."""
+
+    def forward(self, tiles: Any, states: Any, starts: Marks, sizes: Any) -> tuple[Any, Any, Any]: ...
+
+    def backward(
+        self, tiles: Any, entering: Any, ends: Marks, douts: Any, dleaving: Any, sizes: Any
+    ) -> tuple[Any, Any]: ...
+
+
+class Held(Protocol):
+    """A state among a plan's tensors."""
+
+    @property
+    def key(self) -> str: ...
+
+
+class TorchForm(Protocol):
+    """What a `TorchPlan` knows of a rule: keys of tiles, of states, of those whose entering values are kept."""
+
+    @property
+    def ports(self) -> Mapping[str, Port]: ...
+    @property
+    def states(self) -> Sequence[Held]: ...
+    @property
+    def kept(self) -> tuple[str, ...]: ...
+    @property
+    def with_gradient(self) -> frozenset[str]: ...
+    @property
+    def passes(self) -> Passes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """What is compiled once for a rule and a chunk length."""
@@ -61,34 +91,9 @@ class Form:
     text: str
     key: str
 
-
-@dataclass(frozen=True, slots=True)
-class Chunkable:
-    """A rule's chunk program at some sizes of families and loops."""
-
-    program: Program
-    token: TokenForm
-    unrolled: typed.Rule
-    sizes: Mapping[str, int]
-
-
-def chunkable(rule: typed.Rule, sizes: Mapping[str, int]) -> Chunkable | str:
-    """The chunk program, or why there is none. `sizes` binds `pipeline.unroll_sizes(rule)`."""
-    unrolled = pipeline.unroll(rule, sizes)
-    token, why = pipeline.token_form(unrolled)
-    if token is None:
-        return f"the rule has no chunk form: {why}"
-    inputs = {s.name for s in rule.of(typed.Role.INPUT)}
-    carries = carried(unrolled, sizes)
-    if carries.frozen:
-        return "the rule has no chunk form: its state includes a copy from the chunk's start, which only the recurrent backend carries"
-    computed = [name for name in carries.lags if name not in inputs]
-    if computed:
-        return f"the rule has no chunk form: `{computed[0]}` is computed and looked back at"
-    try:
-        return Chunkable(pipeline.chunk(token, unrolled, sizes), token, unrolled, dict(sizes))
-    except UnsupportedForm as e:
-        return f"the rule has no chunk form: {e}"
+    @property
+    def passes(self) -> Passes:
+        return build(self.text)
 
 
 def form_of(rule: Rule, found: Chunkable, sizes: Mapping[str, int], chunk_size: int | None) -> Form:
@@ -124,9 +129,9 @@ def state_tiles(found: Chunkable, forward: Program) -> tuple[StateTile, ...]:
 
 @dataclass(frozen=True)
 class TorchPlan:
-    """`registration.Plan` of the generated text. Tensors: valid, tiles, states, then first, last, sequence if packed."""
+    """`registration.Plan` of two passes over tiles. Tensors: valid, tiles, states, then first, last, sequence if packed."""
 
-    form: Form
+    form: TorchForm
     sizes: Mapping[str, int]
     outputs: tuple[tuple[str, int], ...]  # name and columns
     packed: bool
@@ -142,7 +147,7 @@ class TorchPlan:
 
     def forward(self, tensors: list[Tensor]) -> list[Tensor]:
         tiles, states, first, _ = self._named(tensors)
-        outputs, entering, leaving = build(self.form.text).forward(tiles, states, first, self.sizes)
+        outputs, entering, leaving = self.form.passes.forward(tiles, states, first, self.sizes)
         batch, heads, count, length = self._extent(tensors)
         public = [outputs[name].expand(batch, heads, count, length, columns) for name, columns in self.outputs]
         kept = [entering[k].expand(batch, heads, count, *states[k].shape[-2:]) for k in self.form.kept]
@@ -153,7 +158,7 @@ class TorchPlan:
         douts = {name: g for (name, _), g in zip(self.outputs, grads, strict=False)}
         dleaving = {s.key: g for s, g in zip(self.form.states, grads[len(self.outputs) :], strict=True)}
         entering = dict(zip(self.form.kept, kept, strict=True))
-        dtiles, dstates = build(self.form.text).backward(tiles, entering, last, douts, dleaving, self.sizes)
+        dtiles, dstates = self.form.passes.backward(tiles, entering, last, douts, dleaving, self.sizes)
         found = {**dtiles, **dstates}
         names = {**tiles, **states}
         return [found[n].expand_as(names[n]) for n, wanted in zip(names, self.differentiable, strict=False) if wanted]
@@ -225,7 +230,7 @@ def run(compiled: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None)
     )
     types = {s.name: s.type for s in rule.symbols}
     tokens = {n: open_axes(expand_heads(x, 2, call.heads).to(call.dtype), types[n]) for n, x in call.inputs.items()}
-    tiles = [_tile(port, tokens, call, types, chunks, carry) for port in form.ports.values()]
+    tiles = [tile_of(port, tokens, call, types, chunks, carry) for port in form.ports.values()]
     states = [state_entering(carry, s) for s in form.states]
     packing = [] if chunks.packing is None else [chunks.packing.first, chunks.packing.last, chunks.packing.sequence]
 
@@ -235,7 +240,7 @@ def run(compiled: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None)
     return outputs, carry_after(carry, leaving, tokens, chunks, call)
 
 
-def _tile(
+def tile_of(
     port: Port, tokens: Mapping[str, Tensor], call: Call, types: Mapping[str, typed.Type], chunks: Chunks, carry: Carry
 ) -> Tensor:
     like: dict[str, Any] = {"dtype": call.dtype, "device": call.device}

@@ -66,7 +66,7 @@ def interpret(
                 f"{port} has shape {tuple(value.shape)}, not [..., {expected[0]}, {expected[1]}]"
             )
         else:
-            value = _evaluate(program, node, [values[a] for a in node.args], sizes, chunk, like)
+            value = evaluate(program, node, [values[a] for a in node.args], sizes, chunk, like)
         values.append(value)
     return {result: values[result.node] for result in program.results}
 
@@ -76,9 +76,10 @@ def extent(axis: Axis, sizes: Mapping[str, int], chunk: int) -> int:
     return axis.slots * chunk if isinstance(axis, Rows) else dim_value(axis, sizes)
 
 
-def _evaluate(
+def evaluate(
     program: Program, node: Node, args: list[Tensor], sizes: Mapping[str, int], chunk: int, like: Tensor
 ) -> Tensor:
+    """One node over its arguments [..., rows, columns]."""
     attr = node.attr
     rows, columns = extent(node.shape[0], sizes, chunk), extent(node.shape[1], sizes, chunk)
     match node.op:

@@ -6,7 +6,7 @@ numbers and dtypes only. Tracing (torch.compile, torch.export) takes its result 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from ruledsl.runtime import chunked, triton_backend
+from ruledsl.runtime import torch_backend, triton_backend
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.errors import BackendError, did_you_mean
 from ruledsl.runtime.recurrent import recurrent
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ruledsl.runtime.rule import Rule
 
 Sizes = tuple[tuple[str, int], ...]
+Sized = Mapping[str, int] | None
 Results = tuple[
     dict[str, Tensor], Carry
 ]  # outputs [B, T, H, (family...), rows, cols], and what the last token hands on
@@ -35,7 +36,7 @@ Results = tuple[
 @dataclass(frozen=True, slots=True)
 class Backend:
     name: str
-    is_default: Callable[[Rule, str], bool]  # for a rule on a kind of device
+    is_default: Callable[[Rule, str, Sized], bool]  # for a rule on a kind of device, at its sizes (None: small ones)
     prepare: Callable[[Rule, Setting], Any]  # BackendError: it cannot run the rule in this setting
     run: Callable[[Any, Token, Call, Carry, Tensor | None], Results]  # what prepare made, ..., cu_seqlens
 
@@ -57,21 +58,21 @@ BACKENDS: dict[str, Backend] = {
     ),
     "torch": Backend(
         "torch",
-        is_default=lambda rule, device: not isinstance(rule.chunkable(), str),
-        prepare=chunked.prepare,
-        run=lambda plan, token, call, carry, cu_seqlens: chunked.run(plan, call, carry, cu_seqlens),
+        is_default=torch_backend.is_default,
+        prepare=torch_backend.prepare,
+        run=lambda plan, token, call, carry, cu_seqlens: torch_backend.run(plan, call, carry, cu_seqlens),
     ),
     "recurrent": Backend(
         "recurrent",
-        is_default=lambda rule, device: True,
+        is_default=lambda rule, device, sizes: True,
         prepare=lambda rule, setting: None,
         run=lambda plan, token, call, carry, cu_seqlens: recurrent(token, call, carry, cu_seqlens),
     ),
 }
 
 
-def default_backend(rule: Rule, device: str) -> str:
-    return next(b.name for b in BACKENDS.values() if b.is_default(rule, device))
+def default_backend(rule: Rule, device: str, sizes: Sized = None) -> str:
+    return next(b.name for b in BACKENDS.values() if b.is_default(rule, device, sizes))
 
 
 def backend_named(name: str) -> Backend:
@@ -125,7 +126,7 @@ def prepare_sequence(
     setting = Setting(sizes, heads, *dtypes, device, chunk_size, packed)
 
     def make(found: Rule) -> Prepared:
-        chosen = backend_named(backend if backend is not None else default_backend(found, device.type))
+        chosen = backend_named(backend if backend is not None else default_backend(found, device.type, dict(sizes)))
         return replace(_step(found, setting), backend=chosen, plan=chosen.prepare(found, setting))
 
     return _named((rule, setting, backend), make)

@@ -21,12 +21,15 @@ from torch import Tensor
 
 from ruledsl import pipeline
 from ruledsl.algebra.verdict import Verdict
+from ruledsl.chunk.scan import Scan
 from ruledsl.lang import typed
 from ruledsl.lang.source import Source
 from ruledsl.runtime import chunked, decode, state_file
 from ruledsl.runtime.bind import Call, bind
+from ruledsl.runtime.chunkable import Chunkable, chunkable
 from ruledsl.runtime.errors import DeviceError, DtypeError, ShapeError
 from ruledsl.runtime.op import default_backend, prepare_sequence, prepare_step, prepared, remember
+from ruledsl.runtime.scannable import larger, scannable
 from ruledsl.runtime.spec import RuleSpec, spec_of
 from ruledsl.runtime.state import State, as_dict, close_axes, is_plain, pack, state_parts, unpack
 from ruledsl.runtime.token import Token
@@ -50,7 +53,8 @@ class Rule:
         self.typed: typed.Rule = pipeline.check(pipeline.parse(source))
         self.spec: RuleSpec = spec_of(self.typed)
         self.hash: str = _hash(self.typed)
-        self._chunkable: dict[tuple[tuple[str, int], ...], chunked.Chunkable | str] = {}
+        self._chunkable: dict[tuple[tuple[str, int], ...], Chunkable | str] = {}
+        self._scannable: dict[tuple[tuple[str, int], ...], tuple[Scan, Scan] | str] = {}
         self._id = remember(self)
         self._tokens: dict[tuple[Any, ...], Token] = {}
         self._forms: dict[tuple[Any, ...], chunked.Form] = {}
@@ -199,21 +203,30 @@ class Rule:
             self._tokens[key] = Token(self.typed, dict(sizes), heads, dtype, device)
         return self._tokens[key]
 
-    def chunkable(self, sizes: Mapping[str, int] | None = None) -> chunked.Chunkable | str:
+    def chunkable(self, sizes: Mapping[str, int] | None = None) -> Chunkable | str:
         """The chunk program at the sizes of families and loops (None: small ones), or why there is none."""
         names = pipeline.unroll_sizes(self.typed)
         own = {n: self.verdict.sizes[n] if sizes is None else sizes[n] for n in names}
         key = tuple(own.items())
         if key not in self._chunkable:
-            self._chunkable[key] = chunked.chunkable(self.typed, own)
+            self._chunkable[key] = chunkable(self.typed, own)
         return self._chunkable[key]
+
+    def scannable(self, sizes: Mapping[str, int] | None = None) -> tuple[Scan, Scan] | str:
+        """The scans over tokens at the sizes of families and loops (None: small ones), or why there are none."""
+        names = pipeline.unroll_sizes(self.typed)
+        own = larger({n: self.verdict.sizes[n] for n in names}) if sizes is None else {n: sizes[n] for n in names}
+        key = tuple(own.items())
+        if key not in self._scannable:
+            self._scannable[key] = scannable(self.typed, own)
+        return self._scannable[key]
 
     def form(self, sizes: Mapping[str, int], chunk_size: int | None = None) -> chunked.Form:
         """The compiled chunk form; the rule must have one."""
         key = (tuple(sorted(sizes.items())), chunk_size)
         if key not in self._forms:
             found = self.chunkable(sizes)
-            assert isinstance(found, chunked.Chunkable), found
+            assert isinstance(found, Chunkable), found
             self._forms[key] = chunked.form_of(self, found, sizes, chunk_size)
         return self._forms[key]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ruledsl.chunk.token_program import frozen_name, prev_name
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Role
 from ruledsl.runtime.errors import DeviceError, MissingInput, StateError, did_you_mean
@@ -138,6 +139,25 @@ def _part(part: Part, carry: Carry) -> Tensor:
         case _:
             assert carry.t is not None
             return carry.t
+
+
+def tensors_of(carry: Carry) -> dict[str, Tensor]:
+    """All tensors but the position, by the names that a token program has for them."""
+    return {
+        **carry.states,
+        **{prev_name(n): x for n, x in carry.prev.items()},
+        **{frozen_name(n, c): x for (n, c), x in carry.frozen.items()},
+    }
+
+
+def with_tensors(carry: Carry, tensors: Mapping[str, Tensor], tokens: int | Tensor) -> Carry:
+    """The inverse of `tensors_of`, `tokens` (a number, or for each sequence) later."""
+    return Carry(
+        {n: tensors[n] for n in carry.states},
+        {n: tensors[prev_name(n)] for n in carry.prev},
+        {(n, c): tensors[frozen_name(n, c)] for n, c in carry.frozen},
+        None if carry.t is None else carry.t + tokens,
+    )
 
 
 def check_part(part: Part, value: Tensor, token: Token, batch: int, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 Compiled = triton_chunked.Compiled | triton_token.Compiled
 
 
-def is_default(rule: Rule, device: str) -> bool:
+def is_default(rule: Rule, device: str, sizes: Mapping[str, int] | None) -> bool:
     return (
         device == "cuda" and not triton_chunked.missing() and (_has_chunks(rule, None) or triton_token.has_form(rule))
     )

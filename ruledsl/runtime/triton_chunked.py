@@ -30,7 +30,8 @@ from ruledsl.emit.triton_text import triton_text
 from ruledsl.lang import typed
 from ruledsl.runtime import layout, registration, tuned
 from ruledsl.runtime.bind import Call
-from ruledsl.runtime.chunked import Chunkable, StateTile, carry_after, no_tokens, state_entering, state_tiles
+from ruledsl.runtime.chunkable import Chunkable
+from ruledsl.runtime.chunked import StateTile, carry_after, no_tokens, state_entering, state_tiles
 from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.setting import Setting

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+RULES = Path(__file__).resolve().parents[2] / "rules"
 PASSES = ("fwd", "bwd", "step")
 DTYPES = ("bfloat16", "float16", "float32")
 ERROR = "RMS(error) / max(RMS(reference), 1e-3 RMS(dv)) against float64; bars in tests/gpu/device_cases.py"
@@ -21,12 +24,15 @@ Row = dict[str, Any]
 
 def summary(rows: list[Row]) -> Row:
     """All rules; where a case of a rule stands twice, the later line counts."""
+    from ruledsl.cli.marks import text_hash
+
     last = {(r["rule"], r["case"]): r for r in rows}
     rules: dict[str, list[Row]] = {}
     for row in last.values():
         rules.setdefault(row["rule"], []).append(row)
     about = {key: sorted({r[key] for r in rows if key in r}) for key in ("device", "torch", "triton")}
-    return {**about, "error": ERROR, "rules": {name: of_rule(own) for name, own in rules.items()}}
+    texts = {n: text_hash(p.read_text(encoding="utf-8")) for n in rules if (p := RULES / f"{n}.rule").is_file()}
+    return {**about, "error": ERROR, "texts": texts, "rules": {name: of_rule(own) for name, own in rules.items()}}
 
 
 def of_rule(rows: list[Row]) -> Row:

@@ -118,7 +118,7 @@ def test_writers_that_race_leave_one_whole_entry(folder: Path, root: Path) -> No
         "import sys, time, torch; from dataclasses import replace\n"
         "from ruledsl.runtime import tuned; from ruledsl.schedule.tiles import Tiles\n"
         "place = tuned.Place('abc', (('K', 64), ('V', 32)), torch.bfloat16, torch.device('cpu'))\n"
-        "tiles = Tiles(int(sys.argv[1]), 32, 4, 4, 2); start = float(sys.argv[2])\n"
+        "tiles = Tiles(int(sys.argv[1]), 32, 4, 2, 8, 4, 2); start = float(sys.argv[2])\n"
         "while time.time() < start: pass\n"
         "for i in range(100):\n"
         "    tuned.store(place, tuned.Choice(tiles, tiles), 'x' * 20_000, {})\n"

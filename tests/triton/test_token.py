@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ruledsl.runtime.rule import load
+from ruledsl.runtime.triton_token import token_text
+
 PROGRAM = Path(__file__).with_name("token_compare.py")
 DENSE = """
 state S[V, K]
@@ -81,6 +84,25 @@ def test_packed_grouped_and_in_blocks(tmp_path: Path) -> None:
     ]
     for found in ask(cases, tmp_path):
         assert max(found.values()) < 1e-4, found
+
+
+def test_entries_on_their_own_in_blocks(tmp_path: Path) -> None:
+    """Several blocks of 32 lanes, the last one with padding: a matrix, vectors that read each other, a complex state."""
+    cases = [
+        {"rule": "mamba1", "sizes": {"V": 70, "N": 4}, "heads": 1},
+        {"rule": "rwkv4", "sizes": {"D": 70}, "packed": [5, 0, 6], "heads": 1},
+        {"rule": "s4d", "sizes": {"V": 40, "N": 4}, "heads": 2},
+        {"rule": "hgrn", "sizes": {"K": 100}, "grouped": ["f"]},
+    ]
+    for case, found in zip(cases, ask(cases, tmp_path), strict=True):
+        assert max(found.values()) < 1e-4, (case, found)
+
+
+def test_few_heads_make_more_blocks() -> None:
+    r = load("state h[D]\ninput f[D], x[D]\nh = f .* h + x\noutput o = h")
+    assert [token_text(r, {"D": 512}, heads).blocks for heads in (1, 8, 32, 64)] == [16, 16, 4, 4]
+    reads = load("state S[V, K]\ninput q[K], k[K], v[V]\nS = S + (v - S k) k^T\noutput o = S q")
+    assert len({token_text(reads, {"V": 128, "K": 16}, heads).blocks for heads in (1, 64)}) == 1, "its entries meet"
 
 
 def test_cut_anywhere(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""Whether a rule has a chunk program that the runtime can feed. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ruledsl import pipeline
+from ruledsl.algebra.verdict import TokenForm
+from ruledsl.chunk.program import Program
+from ruledsl.chunk.unsupported import UnsupportedForm
+from ruledsl.lang import typed
+from ruledsl.runtime.statics import carried
+
+
+@dataclass(frozen=True, slots=True)
+class Chunkable:
+    """A rule's chunk program at some sizes of families and loops."""
+
+    program: Program
+    token: TokenForm
+    unrolled: typed.Rule
+    sizes: Mapping[str, int]
+
+
+def chunkable(rule: typed.Rule, sizes: Mapping[str, int]) -> Chunkable | str:
+    """The chunk program, or why there is none. `sizes` binds `pipeline.unroll_sizes(rule)`."""
+    unrolled = pipeline.unroll(rule, sizes)
+    token, why = pipeline.token_form(unrolled)
+    if token is None:
+        return f"the rule has no chunk form: {why}"
+    inputs = {s.name for s in rule.of(typed.Role.INPUT)}
+    carries = carried(unrolled, sizes)
+    if carries.frozen:
+        return "the rule has no chunk form: its state includes a copy from the chunk's start, which only the recurrent backend carries"
+    computed = [name for name in carries.lags if name not in inputs]
+    if computed:
+        return f"the rule has no chunk form: `{computed[0]}` is computed and looked back at"
+    try:
+        return Chunkable(pipeline.chunk(token, unrolled, sizes), token, unrolled, dict(sizes))
+    except UnsupportedForm as e:
+        return f"the rule has no chunk form: {e}"
