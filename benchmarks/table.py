@@ -23,10 +23,14 @@ def cpu(results: Results) -> str:
 
 
 def h200(results: Results) -> str:
-    """Markdown rows of `h200_speed.json`."""
-    lines = ["| rule | forward, ms | forward + backward, ms | peak MiB |", "| --- | --- | --- | --- |"]
+    """Markdown rows of `h200_speed.json`; a peer's time over ours in brackets."""
+    lines = ["| rule | forward, ms | forward + backward, ms | peak MiB | fla, ms (over ours) |", "| --- | --- | --- | --- | --- |"]
     for row in results["rows"]:
-        lines.append(f"| {row['rule']} | {row['forward_ms']:.2f} | {row['forward_backward_ms']:.2f} | {row['peak_mib']} |")
+        ours = [row["forward_ms"], row["forward_backward_ms"]]
+        peer = row.get("fla")
+        theirs = [peer["forward_ms"], peer["forward_backward_ms"]] if peer else []
+        said = ", ".join(f"{t:.2f} ({t / o:.2f})" for t, o in zip(theirs, ours, strict=False)) or "-"
+        lines.append(f"| {row['rule']} | {ours[0]:.2f} | {ours[1]:.2f} | {row['peak_mib']} | {said} |")
     return "\n".join(lines) + "\n"
 
 
