@@ -17,7 +17,7 @@ def rules() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ruledsl.cli.forms import form
+    from ruledsl.cli.forms import Form, form
     from ruledsl.cli.marks import COLUMNS, marks, results
     from ruledsl.cli.read import collection, judge
     from ruledsl.cli.report import colour
@@ -37,13 +37,14 @@ def rules() -> None:
         for path in collection():
             source = load_source(path)
             verdict = judge(source)
+            runs = form(verdict)
             table.add_row(
                 path.stem,
                 Text(str(verdict.kind), colour(verdict.kind)),
                 _structure(verdict),
                 verdict.price.state_bytes,
-                str(form(verdict)),
-                *marks(path.stem, source.text, committed),
+                str(runs),
+                *marks(path.stem, source.text, committed, runs is Form.CHUNK),
             )
     out.print(table)
 

@@ -238,8 +238,8 @@ class TritonPlan:
         from triton.runtime.errors import OutOfResources
 
         place = self.form.key, tuple(sorted(self.sizes.items())), self.dtype, direction
-        known = _FITTING.get(place)
-        for choice in (known,) if known else self.candidates[direction]:
+        candidates, known = self.candidates[direction], _FITTING.get(place)
+        for choice in (known,) if known in candidates else candidates:
             try:
                 found = launch(choice)
             except OutOfResources as e:

@@ -32,7 +32,8 @@ def numerics(passed: int, missed: list[object], refused: list[object]) -> dict[s
 
 
 def found(files: dict[str, object], text: str = TEXT) -> tuple[str, ...]:
-    return marks.marks("r", text, files)  # type: ignore[arg-type]
+    """Marks of a rule that is run by the kernels that the files are about."""
+    return marks.marks("r", text, files, "h200_numerics.json" in files)  # type: ignore[arg-type]
 
 
 def test_comments_and_space_are_no_change() -> None:
@@ -42,7 +43,7 @@ def test_comments_and_space_are_no_change() -> None:
 
 def test_no_result_is_a_dash() -> None:
     assert found({}) == (NONE, NONE, NONE)
-    assert marks.marks("other", TEXT, {**cpu(), **tokens(STEP)}) == (NONE, NONE, NONE)  # type: ignore[arg-type]
+    assert marks.marks("other", TEXT, {**cpu(), **tokens(STEP)}, False) == (NONE, NONE, NONE)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,12 @@ def test_marks_follow_the_results(files: dict[str, object], expected: tuple[str,
     assert found(files) == expected
 
 
+def test_token_kernels_do_not_speak_for_chunk_kernels() -> None:
+    files = tokens(STEP, {"rule": "r", "case": "bf16", "e": 0.003})
+    assert marks.marks("r", TEXT, files, True) == (NONE, NONE, "yes")  # type: ignore[arg-type]
+    assert marks.marks("r", TEXT, numerics(5, [], []), False) == (NONE, NONE, "yes")  # type: ignore[arg-type]
+
+
 def test_results_of_another_text_are_stale() -> None:
     changed = TEXT.replace("0.5", "0.6")
     both = {**cpu(), **tokens(STEP, {"rule": "r", "case": "bf16", "e": 0.003})}
@@ -85,7 +92,8 @@ def test_the_command_lists_every_rule_with_the_committed_marks() -> None:
     files = marks.results()
     assert set(files) == set(marks.READERS), "every reader has its file"
     for path in sorted((ROOT / "rules").glob("*.rule")):
-        expected = marks.marks(path.stem, path.read_text(encoding="utf-8"), files)
+        chunks = "chunk" in lines[path.stem].split()
+        expected = marks.marks(path.stem, path.read_text(encoding="utf-8"), files, chunks)
         assert " ".join(lines[path.stem].split()).endswith(" ".join(expected))
     assert "scan" in lines["mamba1"].split() and "chunk" in lines["delta"].split() and "tokens" in lines["gru"].split()
 
@@ -102,4 +110,4 @@ def test_the_script_finds_what_is_committed(name: str) -> None:
     committed = marks.results()["cpu_rules.json"]["rules"][name]
     assert row["backend"] == committed["backend"]
     fresh = {"texts": {name: text_hash(path.read_text(encoding="utf-8"))}, "rules": {name: row}}
-    assert marks.marks(name, path.read_text(encoding="utf-8"), {"cpu_rules.json": fresh}) == ("yes", NONE, "yes")
+    assert marks.marks(name, path.read_text(encoding="utf-8"), {"cpu_rules.json": fresh}, False) == ("yes", NONE, "yes")
