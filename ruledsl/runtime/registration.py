@@ -7,11 +7,13 @@ torch.export and checkpointing all understand; second derivatives and forward mo
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ruledsl.runtime.errors import BackendError, SecondOrderError
 
@@ -129,7 +131,7 @@ class _Run(torch.autograd.Function):
         saved = ctx.saved_tensors  # read once: checkpointing recomputes them on the first read only
         tensors, kept = saved[: ctx.count], saved[ctx.count :]
         public = list(grads[: plan.results])
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not (_differentiable([*saved, *public]) or _transformed()):
             found = torch.ops.ruledsl.chunk_backward(list(tensors), list(kept), public, ctx.key)
         else:
             found = _RunBackward.apply(ctx.key, len(tensors), len(kept), *tensors, *kept, *public)
@@ -187,13 +189,21 @@ class _RunBackward(torch.autograd.Function):
         return tuple(results), (0,) * len(results)
 
 
+for function in (_Run, _RunBackward):  # torch asks for the signature in every call
+    function.forward.__signature__ = inspect.signature(function.forward)  # type: ignore[union-attr]
+
+
 def run(key: str, tensors: list[Tensor]) -> list[Tensor]:
     """The results of the plan `key`, differentiable once."""
-    if (
-        torch.compiler.is_compiling()
-    ):  # a traced graph holds the operator; its gradient is traced from the autograd kernel
+    # a traced graph holds the operator; its gradient is traced from the autograd kernel
+    if torch.compiler.is_compiling() or not (_differentiable(tensors) or _transformed()):
         return list(torch.ops.ruledsl.chunk_forward(tensors, key)[: _plan(key).results])
     return list(_Run.apply(key, *tensors)[: _plan(key).results])
+
+
+def _transformed() -> bool:
+    """Inside torch.func, or in forward mode."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 # Called directly on tensors that require a gradient, the operators are the same functions.
