@@ -12,7 +12,7 @@ from ruledsl.emit.triton_memory import TensorKind, result_type
 from ruledsl.emit.triton_names import cotangent_name, dim_name, dim_text, result_name, safe, tensor_key, tensor_name
 from ruledsl.lang.typed import Dim, DimOp, dim_value
 from ruledsl.schedule.attributes import gathered
-from ruledsl.schedule.kernels import Kernel, Mode
+from ruledsl.schedule.kernels import Buffer, Kernel, Mode
 
 
 def launcher(direction: str, definitions: Sequence[Definition], program: Program) -> str:
@@ -38,9 +38,12 @@ def launcher(direction: str, definitions: Sequence[Definition], program: Program
         *_blocks(definitions),
     ]
     made: set[str] = set()
-    for d in definitions:
+    last = {b.name: at for at, d in enumerate(definitions) for b in _buffers(d.kernel)}
+    for at, d in enumerate(definitions):
         lines += _allocate(d, made)
         lines += _launch(d)
+        done = [name for name, end in last.items() if end == at < len(definitions) - 1]
+        lines += [f"del {', '.join(done)}"] if done else []  # its memory serves the next kernels
     outputs, states = _returned(definitions, "gradient" if back else "forward")
     lines += wrapped("return (", [_table(outputs), _table(states)], ")")
     extra = ", d_outputs, d_final" if back else ""
@@ -101,11 +104,19 @@ def _blocks(definitions: Sequence[Definition]) -> list[str]:
 # ------------------------------------------------------------------------------------------------ allocation
 
 
+def _made(kernel: Kernel) -> list[Buffer]:
+    return [*kernel.writes, *(c.keep for c in kernel.carries if c.keep)]
+
+
+def _buffers(kernel: Kernel) -> list[Buffer]:
+    return [*kernel.reads, *_made(kernel)]
+
+
 def _allocate(d: Definition, made: set[str]) -> list[str]:
     """The tensors that a kernel writes, as far as no kernel before it did."""
     frame, kernel = d.frame, d.kernel
     lines = []
-    for b in [*kernel.writes, *(c.keep for c in kernel.carries if c.keep)]:
+    for b in _made(kernel):
         if b.name not in made:
             made.add(b.name)
             rows, columns = (frame.count(e) for e in frame.node(b.node).shape)
