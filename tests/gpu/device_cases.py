@@ -21,7 +21,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RULES = Path(__file__).resolve().parents[2] / "rules"
 CHUNKED = (
     "linear retention lightning ssd gated_linear gla gla_two_sided hgrn2 rwkv5 rwkv6 mission delta gated_delta "
-    "delta_product gated_delta_product kda comba iplr dplr rwkv7 longhorn_exact"
+    "delta_product gated_delta_product kda comba iplr dplr rwkv7 longhorn_exact "
+    "momentum_delta titans_linear linear_normalised gsa hgrn qrnn omega_linear mamba3"
 ).split()
 
 FACTORS: dict[str, tuple[Any, ...]] = {
@@ -101,7 +102,7 @@ def decays(rule: Any) -> set[str]:
 def arguments(rule: Any, case: Case, seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
     """Arguments and first states in float64 on the device, and cu_seqlens."""
     generator = torch.Generator().manual_seed(seed)
-    sizes = {"K": case.keys, "V": case.values, "N": case.keys, "P": case.values, "n": 2}
+    sizes = {"K": case.keys, "V": case.values, "N": case.keys, "M": case.keys, "D": case.keys, "P": case.values, "n": 2}
     sizes = {name: sizes[name] for name in rule.typed.sizes}
     heads = 4 if case.layout == "grouped" else 2
     given = sample(rule.typed, 1 if case.layout == "packed" else 2, case.length, heads, sizes, generator)
