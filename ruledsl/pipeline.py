@@ -123,7 +123,7 @@ def kernels(
     from ruledsl.schedule.tiles import tiles
     from ruledsl.schedule.unsupported import unsupported
 
-    if any(member is not None for _, member in token.transposed):
+    if token.families:
         raise unsupported("a family of states has no Triton form")
     return KernelForm(cut(forward, backward), forward, backward, tiles((forward, backward), sizes, 4), lines)
 

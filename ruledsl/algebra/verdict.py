@@ -204,6 +204,11 @@ class TokenForm:
         joint = {(s.state, s.member): s.transposed for c in self.coupled for s in c.states}
         return {(f.state, f.member): f.transposed for f in self.forms} | joint
 
+    @property
+    def families(self) -> bool:
+        """Is there a family of states?"""
+        return any(member is not None for _, member in self.transposed)
+
 
 @dataclass(frozen=True, slots=True)
 class Stratum:

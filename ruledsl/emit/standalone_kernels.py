@@ -49,7 +49,7 @@ class KernelForm:
         )
         entries = ", ".join(map(str, rows))
         return (
-            "# tokens of a chunk, rows of the state, columns, warps of chunk and of serial kernels, stages; the first that fits is taken\n"
+            "# tokens of a chunk, rows of the state, columns, warps of light, usual and heavy chunk kernels and of serial ones, stages; the first that fits is taken\n"
             f"TILES = ({entries},)\n"
             "OPERANDS = torch.float32  # of the products; torch.bfloat16 is faster and rounds\n"
             f"{DEVICE}"

@@ -222,7 +222,28 @@ def run(compiled: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None)
     rule, form = compiled.rule, compiled.form
     if call.length == 0:
         return {o.name: no_tokens(call, o.value.type) for o in rule.outputs}, carry
-    length = form.schedule.chunk
+    states = [state_entering(carry, s) for s in form.states]
+    chunks, tokens, outputs, found = run_tiles(compiled, form.schedule.chunk, states, call, carry, cu_seqlens)
+    return outputs, carry_after(carry, dict(zip(form.states, found, strict=True)), tokens, chunks, call)
+
+
+class OnTiles(Protocol):
+    """A rule, its ports of tiles in the plan's order, and the key of a `TorchPlan`."""
+
+    @property
+    def rule(self) -> typed.Rule: ...
+    @property
+    def form(self) -> TorchForm: ...
+    @property
+    def key(self) -> str: ...
+
+
+def run_tiles(
+    compiled: OnTiles, length: int, states: list[Tensor], call: Call, carry: Carry, cu_seqlens: Tensor | None
+) -> tuple[Chunks, dict[str, Tensor], dict[str, Tensor], list[Tensor]]:
+    """Run a plan on chunks of `length` tokens: the chunks, the inputs with axes opened, outputs [B, T, H, (family...), rows,
+    cols], leaving states as `states` is."""
+    rule = compiled.rule
     chunks = (
         layout.whole(call.length, length, call.device)
         if cu_seqlens is None
@@ -230,14 +251,12 @@ def run(compiled: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None)
     )
     types = {s.name: s.type for s in rule.symbols}
     tokens = {n: open_axes(expand_heads(x, 2, call.heads).to(call.dtype), types[n]) for n, x in call.inputs.items()}
-    tiles = [tile_of(port, tokens, call, types, chunks, carry) for port in form.ports.values()]
-    states = [state_entering(carry, s) for s in form.states]
+    tiles = [tile_of(port, tokens, call, types, chunks, carry) for port in compiled.form.ports.values()]
     packing = [] if chunks.packing is None else [chunks.packing.first, chunks.packing.last, chunks.packing.sequence]
 
     found = registration.run(compiled.key, [layout.valid_tile(chunks, call.dtype), *tiles, *states, *packing])
     outputs = {o.name: _output(x, chunks, call, o.value.type) for o, x in zip(rule.outputs, found, strict=False)}
-    leaving = dict(zip(form.states, found[len(outputs) :], strict=True))
-    return outputs, carry_after(carry, leaving, tokens, chunks, call)
+    return chunks, tokens, outputs, found[len(outputs) :]
 
 
 def tile_of(
@@ -296,7 +315,7 @@ def carry_after(
 
 
 def _output(x: Tensor, chunks: Chunks, call: Call, type_: typed.Type) -> Tensor:
-    shape = (typed.dim_value(type_.rows, call.sizes), typed.dim_value(type_.cols, call.sizes))
+    shape = [typed.dim_value(d, call.sizes) for d in (*type_.family, type_.rows, type_.cols)]
     return layout.from_tile(x, chunks).unflatten(-1, shape)
 
 

@@ -16,14 +16,13 @@ from ruledsl.chunk.program import Port, PortKind, Program, ResultKind
 from ruledsl.chunk.scan import Scan
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Dim, dim_value
-from ruledsl.runtime import layout, registration
+from ruledsl.runtime import registration
 from ruledsl.runtime.bind import Call
-from ruledsl.runtime.chunked import TorchPlan, no_tokens, tile_of
+from ruledsl.runtime.chunked import TorchPlan, no_tokens, run_tiles
 from ruledsl.runtime.errors import BackendError
-from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.scan_pass import ScanPasses
 from ruledsl.runtime.setting import Setting
-from ruledsl.runtime.state import open_axes, tensors_of, with_tensors
+from ruledsl.runtime.state import tensors_of, with_tensors
 from ruledsl.runtime.token import Carry
 from ruledsl.schedule.keys import port_key
 
@@ -126,26 +125,12 @@ def run(compiled: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None)
     rule, form = compiled.rule, compiled.form
     if call.length == 0:
         return {o.name: no_tokens(call, o.value.type) for o in rule.outputs}, carry
-    length = min(compiled.chunk, call.length)
-    chunks = (
-        layout.whole(call.length, length, call.device)
-        if cu_seqlens is None
-        else layout.packed(call.length, length, cu_seqlens)
-    )
-    types = {s.name: s.type for s in rule.symbols}
-    tokens = {n: open_axes(expand_heads(x, 2, call.heads).to(call.dtype), types[n]) for n, x in call.inputs.items()}
-    tiles = [tile_of(port, tokens, call, types, chunks, carry) for port in form.ports.values()]
     before = tensors_of(carry)
     states = [_member(before[s.port.name], s) for s in form.states]
-    packing = [] if chunks.packing is None else [chunks.packing.first, chunks.packing.last, chunks.packing.sequence]
-
-    found = registration.run(compiled.key, [layout.valid_tile(chunks, call.dtype), *tiles, *states, *packing])
-    outputs = {}
-    for o, x in zip(rule.outputs, found, strict=False):
-        dims = [dim_value(d, call.sizes) for d in (*o.value.type.family, o.value.type.rows, o.value.type.cols)]
-        outputs[o.name] = layout.from_tile(x, chunks).unflatten(-1, dims)
+    length = min(compiled.chunk, call.length)
+    chunks, _, outputs, found = run_tiles(compiled, length, states, call, carry, cu_seqlens)
     members: dict[str, list[Tensor]] = {}
-    for s, x in zip(form.states, found[len(outputs) :], strict=True):
+    for s, x in zip(form.states, found, strict=True):
         members.setdefault(s.port.name, []).append(x)
     after = {n: torch.stack(xs, 2).reshape(before[n].shape) for n, xs in members.items()}
     return outputs, with_tensors(carry, after, call.length if chunks.lengths is None else chunks.lengths)

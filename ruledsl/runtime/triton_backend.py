@@ -41,7 +41,7 @@ def run(plan: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None) -> 
 def _has_chunks(rule: Rule, sizes: dict[str, int] | None) -> bool:
     """A chunk form that chunk kernels take: one without families of states."""
     found = rule.chunkable(sizes)
-    return not isinstance(found, str) and all(member is None for _, member in found.token.transposed)
+    return not isinstance(found, str) and not found.token.families
 
 
 def prepare_step(rule: Rule, setting: Setting) -> TokenText | None:

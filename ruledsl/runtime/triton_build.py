@@ -56,13 +56,22 @@ def _refused(path: Path, why: str) -> PermissionError:
 
 
 def entries() -> list[Path]:
-    """The generated files in the cache; nothing but ordinary files."""
-    return [path for path in sorted(cache_dir().glob("rule_*.py")) if path.is_file() and not path.is_symlink()]
+    """The generated files in the cache."""
+    return files("rule_*.py")
 
 
 def clear() -> int:
     """Remove every generated file; how many there were."""
-    found = entries()
+    return remove(entries())
+
+
+def files(pattern: str) -> list[Path]:
+    """What is in the cache under such names; nothing but ordinary files."""
+    return [path for path in sorted(cache_dir().glob(pattern)) if path.is_file() and not path.is_symlink()]
+
+
+def remove(found: list[Path]) -> int:
+    """Remove files of the cache; how many there were."""
     for path in found:
         path.unlink(missing_ok=True)
     return len(found)

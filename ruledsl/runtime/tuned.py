@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ruledsl.runtime.triton_build import cache_dir, write
+from ruledsl.runtime.triton_build import cache_dir, files, remove, write
 from ruledsl.schedule.tiles import Tiles
 
 LARGEST = 65_536  # bytes of a file that is read
@@ -119,16 +119,13 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def entries() -> list[Path]:
-    """The files of choices, damaged ones too; nothing but ordinary files."""
-    return [path for path in sorted(cache_dir().glob("tuned_*.json")) if path.is_file() and not path.is_symlink()]
+    """The files of choices, damaged ones too."""
+    return files("tuned_*.json")
 
 
 def clear() -> int:
     """Remove every choice; how many there were."""
-    found = entries()
-    for path in found:
-        path.unlink(missing_ok=True)
-    return len(found)
+    return remove(entries())
 
 
 def _are_tiles(x: Any) -> bool:
