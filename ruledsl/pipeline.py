@@ -111,7 +111,8 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
         without_slots(simplify(p, (first, pull_scales, *rest)))
         for p in (program, differentiate(program, keep_states=True))
     )
-    return forward, gather_gates(swap_rows(backward))
+    bounds = {s.name: s.interval.low for s in unrolled.symbols if s.interval is not None}
+    return forward, gather_gates(swap_rows(backward), bounds)
 
 
 def kernels(

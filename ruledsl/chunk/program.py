@@ -37,6 +37,8 @@ each of the chunk's C tokens, token-major) or a size of the rule (`typed.Dim`). 
                   before_gate, after_gate: their adjoints, args a, ct
                   decay_gate(parts, before, after): the sum of `parts` chain_gates and of the other two (0 or 1), args a, then x, y, ct of
                                              each part, then ct of before, of after
+                  log_gate(parts, edges): the same times a, with shared rounding; edges (0 or 1): two more tiles, of sums over pairs
+                                             of tokens s < t: what a pair has is in the first at t, negative at s, in the second at s
                   spans        scalar decays: a is C x 1, out[t,s] = prod of a[i] over s < i < t for s < t, else 0
                   spans_gate   its adjoint: args spans, a, ct -> d a
     solve         solve(adjoint): args A (strictly lower), B: (I - A)^-1 B, adjoint: (I - A)^-T B

@@ -119,6 +119,7 @@ def _infer(op: str, args: tuple[Shape, ...], attr: Attr, wanted: Shape | None) -
             | "spans"
             | "spans_gate"
             | "decay_gate"
+            | "log_gate"
         ):
             return _product(op, args, attr)
         case "solve":
@@ -196,7 +197,7 @@ def _product(op: str, args: tuple[Shape, ...], attr: Attr) -> Shape:
         case "chain_gate":
             _need(all(a == args[0] for a in args[:3]) and args[3] == (tokens, tokens), f"{op} of {_text(args)}")
             return args[0]
-        case "decay_gate":
+        case "decay_gate" | "log_gate":
             _need(all(a in (args[0], (tokens, tokens)) for a in args), f"{op} of {_text(args)}")
             return args[0]
         case "spans":

@@ -41,7 +41,7 @@ _BARE = (
     "spans_gate",
     "inverse",
 )
-_WITH_ATTR = ("cumsum", "cumprod", "scan", "pairs", "unkron", "topk", "mask", "mexp", "gram", "chain_apply", "solve", "decay_gate")
+_WITH_ATTR = ("cumsum", "cumprod", "scan", "pairs", "unkron", "topk", "mask", "mexp", "gram", "chain_apply", "solve", "decay_gate", "log_gate")
 
 
 def interpret(

@@ -317,6 +317,17 @@ def decay_gate(a, *args):
     return total + after_gate(a, rest[-1]) if has_after else total
 
 
+def log_gate(a, *args):
+    """a times the sum of chain_gates, and what lies between the pairs of two more tiles (see `chunk.program`); the last argument
+    says how many chain_gates, and whether there are such tiles."""
+    *tiles, (parts, edges) = args
+    total = a * decay_gate(a, *tiles[: 3 * parts], (parts, False, False))
+    if edges:
+        difference, left = tiles[3 * parts :]
+        total = total + difference.flip(-2).cumsum(-2).flip(-2) - difference - left
+    return total
+
+
 def spans(a):
     """out[t,s] = product of a[i] over s < i < t for s < t, else 0; a is [..., C, 1]."""
     n = a.shape[-2]

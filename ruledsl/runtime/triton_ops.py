@@ -24,6 +24,19 @@ def halves(b, C: tl.constexpr):
 
 
 @triton.jit
+def across(b, C: tl.constexpr):
+    """The pairs of tokens in different halves of one block of 2b tokens, in either order."""
+    t = tl.arange(0, C) // b
+    return (t[:, None] ^ t[None, :]) == 1
+
+
+@triton.jit
+def right_half(b, C: tl.constexpr):
+    """[C, 1]: is a token in the right half of its block of 2b tokens?"""
+    return ((tl.arange(0, C) // b) % 2 == 1)[:, None]
+
+
+@triton.jit
 def level(levels, columns, i, N: tl.constexpr, C: tl.constexpr):
     """[C, lanes]: products of a decay to the middle of each block of 2 * 2^i tokens (see `levels_kernel`), i > 0."""
     return tl.load(levels + ((i - 1) * C + tl.arange(0, C))[:, None] * N + columns[None, :]).to(tl.float32)
@@ -31,16 +44,18 @@ def level(levels, columns, i, N: tl.constexpr, C: tl.constexpr):
 
 @triton.jit
 def chain_gram(xs, ys, levels, columns, PARTS: tl.constexpr, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
-    """[C, C] for each x and y: sum_d x[t,d] y[s,d] prod of a[i,d] over s < i < t, for s < t."""
+    """[C, C] for each x and y: sum_d x[t,d] y[s,d] prod of a[i,d] over s < i < t, for s < t. A level needs x in right and y in
+    left halves: one tile z with both, and z z^T."""
     sums = ()
     for j in tl.static_range(PARTS):
-        near = tl.dot(xs[j].to(OP), tl.trans(ys[j].to(OP)), input_precision=IP)
-        sums = sums + (tl.where(halves(1, C), near, 0.0),)
+        z = tl.where(right_half(1, C), xs[j], ys[j]).to(OP)
+        sums = sums + (tl.where(halves(1, C), tl.dot(z, tl.trans(z), input_precision=IP), 0.0),)
     for i in range(1, LEVELS):
         D = level(levels, columns, i, N, C)
         more = ()
         for j in tl.static_range(PARTS):
-            far = tl.dot((xs[j] * D).to(OP), tl.trans((ys[j] * D).to(OP)), input_precision=IP)
+            z = (tl.where(right_half(1 << i, C), xs[j], ys[j]) * D).to(OP)
+            far = tl.dot(z, tl.trans(z), input_precision=IP)
             more = more + (sums[j] + tl.where(halves(1 << i, C), far, 0.0),)
         sums = more
     return sums
@@ -67,27 +82,46 @@ def chain_apply_adjoint(m_t, x, levels, columns, N: tl.constexpr, C: tl.constexp
 
 
 @triton.jit
-def chain_back(xs, ys, ms, transposed, levels, products, columns, kept, PARTS: tl.constexpr, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+def chain_back(xs, ys, ms, transposed, levels, products, columns, kept, LOG: tl.constexpr, PARTS: tl.constexpr, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
     """For each Gram matrix `chain_gram(x, y)` of one decay with the cotangent m: `chain_apply(m, y)`, then
-    `chain_apply_adjoint(m_t, x)`. The gradients by the level products go to `products`; `kept` are the real lanes."""
+    `chain_apply_adjoint(m_t, x)`. As there, a level needs one tile z, and one product of it with m and its transpose side
+    by side. The gradients by the level products go to `products`; `kept` are the real lanes.
+
+    LOG: instead two more tiles for `log_gate`, x dx in right minus y dy in left halves, and y dy. They are made of the rounded
+    z, so that a pair of tokens adds the same number twice, and what does not lie between the two cancels."""
+    lower = tl.arange(0, C)[:, None] > tl.arange(0, C)[None, :]
     sums = ()
     for j in tl.static_range(PARTS):
-        left = tl.dot(tl.where(halves(1, C), ms[j], 0.0).to(OP), ys[j].to(OP), input_precision=IP)
-        right = tl.dot(tl.where(tl.trans(halves(1, C)), transposed[j], 0.0).to(OP), xs[j].to(OP), input_precision=IP)
-        sums = sums + (left, right)
+        w = tl.where(across(1, C), tl.where(lower, ms[j], transposed[j]), 0.0)
+        u = tl.dot(w.to(OP), tl.where(right_half(1, C), xs[j], ys[j]).to(OP), input_precision=IP)
+        sums = sums + (tl.where(right_half(1, C), u, 0.0), tl.where(right_half(1, C), 0.0, u))
+    if LOG:
+        sums = sums + (xs[0] * 0.0, xs[0] * 0.0)
     for i in range(1, LEVELS):
         D = level(levels, columns, i, N, C)
-        pair = halves(1 << i, C)
+        right = right_half(1 << i, C)
         found = D * 0.0
         more = ()
         for j in tl.static_range(PARTS):
-            u = tl.dot(tl.where(pair, ms[j], 0.0).to(OP), (ys[j] * D).to(OP), input_precision=IP)
-            w = tl.dot(tl.where(tl.trans(pair), transposed[j], 0.0).to(OP), (xs[j] * D).to(OP), input_precision=IP)
-            found += xs[j] * u + ys[j] * w
-            more = more + (sums[2 * j] + D * u, sums[2 * j + 1] + D * w)
+            w = tl.where(across(1 << i, C), tl.where(lower, ms[j], transposed[j]), 0.0)
+            z = tl.where(right, xs[j], ys[j])
+            rounded = (z * D).to(OP)
+            u = tl.dot(w.to(OP), rounded, input_precision=IP)
+            found += u * (rounded.to(tl.float32) if LOG else z)
+            more = more + (sums[2 * j] + tl.where(right, D * u, 0.0), sums[2 * j + 1] + tl.where(right, 0.0, D * u))
+        if LOG:
+            more = more + (sums[2 * PARTS] + tl.where(right, found, -found), sums[2 * PARTS + 1] + tl.where(right, 0.0, found))
+        else:
+            tl.store(products + ((i - 1) * C + tl.arange(0, C))[:, None] * N + columns[None, :], found, mask=kept[None, :])
         sums = more
-        tl.store(products + ((i - 1) * C + tl.arange(0, C))[:, None] * N + columns[None, :], found, mask=kept[None, :])
     return sums
+
+
+@triton.jit
+def log_gate(difference, left):
+    """[C, lanes]: the gradient by the logarithm of a decay. A pair of tokens s < t adds what it has to `difference` at t,
+    subtracts it at s, and adds it to `left` at s: for i between them, the sum over the tokens after i less `left`."""
+    return tl.cumsum(difference, axis=0, reverse=True) - difference - left
 
 
 @triton.jit

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 
 from ruledsl.chunk.program import PortKind, Program, Result, ResultKind
 from ruledsl.schedule.graph import CHAINS, Graph
+from ruledsl.schedule.kept import kept
 from ruledsl.schedule.kernels import Buffer, Carry, Kernel, Kernels, Load, Mode
 
 _PURPOSE = {
@@ -44,7 +45,9 @@ _IN_PLACE = _ELEMENTWISE | {"dot"}  # with state rows: made where it is used; th
 def cut(forward: Program, gradient: Program) -> Kernels:
     """`gradient` has the states among its results (`differentiate(..., keep_states=True)`)."""
     f, g = Graph(forward), Graph(gradient)
-    return Kernels(_forward(f), _backward(g))
+    ahead = _forward(f)
+    both = kept(f, ahead, g)
+    return Kernels(ahead, _backward(g, {b.node: b for _, b in both}), both)
 
 
 def _forward(graph: Graph) -> tuple[Kernel, ...]:
@@ -59,8 +62,9 @@ def _forward(graph: Graph) -> tuple[Kernel, ...]:
     return tuple(cutter.kernels)
 
 
-def _backward(graph: Graph) -> tuple[Kernel, ...]:
-    cutter = Cutter(graph, "gradient")
+def _backward(graph: Graph, there: dict[int, Buffer]) -> tuple[Kernel, ...]:
+    """`there`: what is in memory from the forward pass."""
+    cutter = Cutter(graph, "gradient", memory=dict(there))
     states, cotangents = _carries(graph, PortKind.STATE), _carries(graph, PortKind.COTANGENT)
     gradients = [
         r for r in graph.program.results
@@ -72,13 +76,13 @@ def _backward(graph: Graph) -> tuple[Kernel, ...]:
     back = _made(graph, cotangents, entering)
     early = [r for r in gradients if _comes_along(graph, r.node, back)]
     if states:
-        kept = _kept(graph, swept, [*wanted, *(c.leave for c in cotangents)], entering)
+        again = _again(graph, swept, [*wanted, *(c.leave for c in cotangents)], entering)
         later = Later([*(c.leave for c in cotangents), *(r.node for r in early)], {c.enter for c in cotangents})
-        cutter.serial("sweep", states, [], keep="enter", also=kept, later=later)
+        cutter.serial("sweep", states, [], keep="enter", also=again, later=later)
     if cotangents:
         gradients = [r for r in gradients if r not in early]
-        kept = _kept(graph, back, [r.node for r in gradients], {c.enter for c in cotangents} | set(cutter.memory))
-        cutter.serial("reverse", cotangents, early, keep="leave", also=kept)
+        again = _again(graph, back, [r.node for r in gradients], {c.enter for c in cotangents} | set(cutter.memory))
+        cutter.serial("reverse", cotangents, early, keep="leave", also=again)
     cutter.ahead("gradients", (), gradients, _GRADIENTS)
     return tuple(cutter.kernels)
 
@@ -98,7 +102,7 @@ def _made(graph: Graph, carries: tuple[Carry, ...], known: Iterable[int]) -> fro
     return (needed & graph.dependents(carried)) - carried
 
 
-def _kept(graph: Graph, made: frozenset[int], wanted: list[int], known: set[int]) -> list[int]:
+def _again(graph: Graph, made: frozenset[int], wanted: list[int], known: set[int]) -> list[int]:
     """The products among `made` that the nodes wanted later would need again."""
     found, seen, todo = set(), set(), list(wanted)
     while todo:
@@ -235,7 +239,8 @@ class Cutter:
         for at in range(last + 1):
             nodes = sorted(plan.nodes[at])
             stem = f"{name}_{at + 1}" if at else name
-            writes = [Buffer(f"{name}_{graph.word(i)}_{i}", i, operand(i) and i not in plan.exact) for i in nodes]
+            exact = plan.exact | graph.wide
+            writes = [Buffer(f"{name}_{graph.word(i)}_{i}", i, operand(i) and i not in exact) for i in nodes]
             writes += [Buffer(f"{name}_products_{g}", g, True, levels=True) for g in sorted(plan.gates[at])]
             made = tuple(plan.results[at])
             if writes or made:
@@ -308,7 +313,7 @@ class Cutter:
         twice."""
         graph = self.graph
         made = graph.ancestors(targets, self.memory) - set(self.memory)
-        levelled = graph.dependents(i for i in made if graph.op(i) == "chain_apply")
+        levelled = graph.dependents(i for i in made if graph.op(i) in ("chain_apply", "log_gate"))
         found = set()
         for index in made & levelled:
             columns = graph.axes.contracted(graph.program, index)

@@ -9,10 +9,11 @@ from ruledsl.schedule.attributes import integer
 from ruledsl.schedule.axes import Axes, axes
 
 HEAVY = frozenset({
-    "dot", "gram", "gram_apply", "chain_gram", "chain_apply", "decay_gate", "spans", "spans_gate", "inverse", "scan",
+    "dot", "gram", "gram_apply", "chain_gram", "chain_apply", "decay_gate", "log_gate", "spans", "spans_gate",
+    "inverse", "scan",
 })  # fmt: skip
 # operations that read products of a decay from memory: which argument the decay is
-CHAINS = {"chain_gram": 2, "chain_apply": 2, "decay_gate": 0, "spans": 0, "before": 0, "after": 0}
+CHAINS = {"chain_gram": 2, "chain_apply": 2, "decay_gate": 0, "log_gate": 0, "spans": 0, "before": 0, "after": 0}
 _LEAVES = frozenset({"input", "const", "full", "eye"})
 _PLAIN = frozenset({"cast", "transpose"})
 
@@ -29,6 +30,8 @@ class Graph:
         for index in self.ports(PortKind.STATE).values():
             if self.rows is None:
                 self.rows = self.axes.of[index][0]
+        # divided by a decay, until the decay's own gradient multiplies by it: more than 16 bits hold
+        self.wide = self._closure(lambda i: self.op(i) == "log_gate")
         self.late = self._closure(lambda i: self.contracts_rows(i) or self.op(i) in ("inverse", "decay_gate"))
 
     def op(self, index: int) -> str:

@@ -1,6 +1,6 @@
 """The Triton schedule: which nodes of the forward and gradient programs run in which kernel.
 
-    Kernels = Kernels(forward, backward)         kernels in launch order
+    Kernels = Kernels(forward, backward, kept)   kernels in launch order
     Kernel  = Kernel(name, program, mode, ...)   mode "chunk": one program per chunk and head, rows of
                                                  the state (or columns, if none) in a loop; mode
                                                  "serial": one program per sequence, head and block of
@@ -82,3 +82,4 @@ class Kernel:
 class Kernels:
     forward: tuple[Kernel, ...]
     backward: tuple[Kernel, ...]
+    kept: tuple[tuple[Buffer, Buffer], ...] = ()  # what forward writes and backward reads, each as both call it
