@@ -12,7 +12,7 @@ from ruledsl.emit.triton_memory import TensorKind, result_type
 from ruledsl.emit.triton_names import cotangent_name, dim_name, dim_text, result_name, safe, tensor_key, tensor_name
 from ruledsl.lang.typed import Dim, DimOp, dim_value
 from ruledsl.schedule.attributes import gathered
-from ruledsl.schedule.kernels import Buffer, Kernel, Mode
+from ruledsl.schedule.kernels import Buffer, Kernel, Load, Mode
 
 
 def launcher(
@@ -178,7 +178,7 @@ def _launch(d: Definition) -> list[str]:
     split = not d.serial or kernel.split
     block = f"BLOCK_{rows}" if split else f"max(16, B_{rows})"
     if kernel.columns:
-        block = f'min(plan["columns"], B_{rows})'
+        block = f'min(plan["columns"]{" // 2" * (kernel.load is Load.NARROW)}, B_{rows})'
     given = {"ROWS": rows, "BLOCK": block, "BLOCKS": f"-(-{rows} // {block})"}
     values += [f"{c}={given.get(c, c)}" for c in d.constants]
     stages = 'plan["stages"]' if d.serial else "1"
@@ -197,6 +197,8 @@ def _launch_library(d: Definition) -> list[str]:
         grid = "(count, H)"
     else:
         given = [f"N={columns}", "C=C", "LEVELS=LEVELS", "WIDE=power(LEVELS + 1)", "LANES=128", "num_warps=1"]
+        if kernel.mode is Mode.LEVELS:  # a head's lanes are in one program
+            given += [f"FEW={not frame.graph.has_gate(kernel.writes[0].node)} and 128 % {columns} == 0"]
         if kernel.mode is Mode.GATE:
             parts, before, after = gathered(frame.node(kernel.writes[0].node))
             given += [f"PARTS={parts > 0}", f"BEFORE={before}", f"AFTER={after}"]

@@ -75,8 +75,8 @@ def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
             m, x, decay = node.args
             _, adjoint = applied(node)
             name = node.op + ("_adjoint" if adjoint else "")
-            text = f"{name}({{0}}, {{1}}, {memory.levels(decay)}, C, LEVELS, OP, IP)"
-            return Recipe(((m, "t" if adjoint else "n"), (x, "n")), text, helpers=(name,))
+            text = f"{name}({{0}}, {{1}}, {{2}}, {memory.levels(decay)}, C, LEVELS, OP, IP)"
+            return Recipe(((m, "t" if adjoint else "n"), (x, "n"), (decay, "n")), text, helpers=(name,))
         case op:
             raise unsupported(f"`{op}` has no Triton form")
 
@@ -89,8 +89,8 @@ def chain_grams(frame: Frame, memory: Memory, grams: Sequence[int]) -> Recipe:
     left = "".join(frame.clear(f"{{{j}}}", x, 1, "n") + ", " for j, x in enumerate(xs)).rstrip()
     right = "".join(f"{{{parts + j}}}, " for j in range(parts)).rstrip()
     base, lanes, count = memory.levels_parts(decay)
-    text = f"chain_gram(({left}), ({right}), {base}, {lanes}, {parts}, {count}, C, LEVELS, OP, IP)"
-    return Recipe(_plain((*xs, *ys)), text, helpers=("chain_gram",))
+    text = f"chain_gram(({left}), ({right}), {{{2 * parts}}}, {base}, {lanes}, {parts}, {count}, C, LEVELS, OP, IP)"
+    return Recipe(_plain((*xs, *ys, decay)), text, helpers=("chain_gram",))
 
 
 def chain_back(frame: Frame, memory: Memory, index: int, buffer: Buffer | None) -> Recipe:
@@ -100,13 +100,16 @@ def chain_back(frame: Frame, memory: Memory, index: int, buffer: Buffer | None) 
     decay, *args = gate.args
     parts = _parts(gate)
     xs, ys, ms = (args[i : 3 * parts : 3] for i in range(3))
-    kept = frame.mask(xs[0], 1) or f"{frame.lanes(xs[0], 1)[0]} >= 0"
     table, columns, count = memory.levels_parts(decay)
     given = ", ".join("(" + "".join(f"{{{parts * i + j}}}, " for j in range(parts)).rstrip() + ")" for i in range(4))
-    products = "None" if buffer is None else memory.levels_base(buffer)
-    kept = "None" if buffer is None else kept
-    text = f"chain_back({given}, {table}, {products}, {columns}, {kept}, {buffer is None}, {parts}, {count}, C, LEVELS, OP, IP)"
-    return Recipe((*_plain((*xs, *ys, *ms)), *((m, "t") for m in ms)), text, helpers=("chain_back",))
+    demands = (*_plain((*xs, *ys, *ms)), *((m, "t") for m in ms))
+    rest = f"{parts}, {count}, C, LEVELS, OP, IP"
+    if buffer is None:
+        text = f"chain_back_log({given}, {{{4 * parts}}}, {table}, {columns}, {rest})"
+        return Recipe((*demands, (decay, "n")), text, helpers=("chain_back_log",))
+    kept = frame.mask(xs[0], 1) or f"{frame.lanes(xs[0], 1)[0]} >= 0"
+    text = f"chain_back({given}, {table}, {memory.levels_base(buffer)}, {columns}, {kept}, {rest})"
+    return Recipe(demands, text, helpers=("chain_back",))
 
 
 def back_part(frame: Frame, gates: Sequence[int], index: int) -> tuple[Demand, int] | None:

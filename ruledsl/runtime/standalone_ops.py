@@ -30,7 +30,7 @@ def launch(run, batch, length, position, dtypes):
         exact = OPERANDS == torch.float32
         plan = {
             "chunk": chunk, "block": block, "columns": columns, "stages": stages, "tokens": batch * length, "dtype": OPERANDS, "dtypes": dtypes,
-            "warps": {"light": light, "chunk": usual, "heavy": heavy, "serial": serial},
+            "warps": {"light": light, "narrow": usual, "chunk": usual, "heavy": heavy, "serial": serial},
             "precision": "tf32x3" if exact else "ieee",
         }  # fmt: skip
         try:

@@ -251,7 +251,7 @@ class TritonPlan:
             "chunk": choice.chunk,
             "block": choice.block,
             "columns": choice.columns,
-            "warps": {"light": choice.light_warps, "chunk": choice.chunk_warps, "heavy": choice.heavy_warps, "serial": choice.serial_warps},
+            "warps": {"light": choice.light_warps, "narrow": choice.chunk_warps, "chunk": choice.chunk_warps, "heavy": choice.heavy_warps, "serial": choice.serial_warps},
             "stages": choice.stages,
             "tokens": tokens,
             "dtype": operands,

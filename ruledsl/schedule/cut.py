@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from ruledsl.chunk.program import PortKind, Program, Result, ResultKind
+from ruledsl.schedule.attributes import logged
 from ruledsl.schedule.graph import CHAINS, Graph
 from ruledsl.schedule.kept import kept
 from ruledsl.schedule.kernels import Buffer, Carry, Kernel, Kernels, Load, Mode
@@ -280,6 +281,9 @@ class Cutter:
         graph = self.graph
         made = graph.ancestors(targets, self.memory) - set(self.memory)
         levelled = sum(graph.op(i) in ("chain_gram", "chain_apply") for i in made)
+        gates = [i for i in made if graph.op(i) == "log_gate"]
+        if any(logged(graph.program.nodes[i])[0] == 1 for i in gates) and levelled <= 2:
+            return Load.NARROW
         dots = [i for i in made if graph.op(i) == "dot" and graph.large(i)]
         held = levelled + sum(0.5 if graph.axes.of[i] == (None, None) else 1 for i in dots)
         return Load.HEAVY if levelled >= HEAVY else Load.LIGHT if 0 < held <= LIGHT else Load.USUAL

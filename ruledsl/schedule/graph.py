@@ -101,6 +101,11 @@ class Graph:
         """Neither a single row, nor a single column."""
         return 1 not in self.program.nodes[index].shape
 
+    def has_gate(self, decay: int) -> bool:
+        """Does a `decay_gate`, or anything of single columns, read the decay's level products?"""
+        narrow = self.program.nodes[decay].shape[1] == 1
+        return narrow or any(n.op == "decay_gate" and n.args[0] == decay for n in self.program.nodes)
+
     def trivial(self, index: int) -> bool:
         """Read from the caller's memory or made from nothing: never worth a buffer."""
         return index in self._fixed or self.op(index) in _LEAVES

@@ -32,6 +32,7 @@ class Load(StrEnum):
     """How many tiles a chunk kernel holds at once: what its warps are chosen by."""
 
     LIGHT = "light"
+    NARROW = "narrow"  # as usual, with half of the columns at once
     USUAL = "chunk"
     HEAVY = "heavy"
 
