@@ -270,8 +270,8 @@ def solve_kernel(system_ptr, inverse_ptr, counts, H, M: tl.constexpr, WIDE: tl.c
 def levels_kernel(decay_ptr, levels_ptr, counts, H, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr, FEW: tl.constexpr):
     """Products of a decay [C, N] for blocks of 2b tokens, b = 2, 4, ... C/2, then all before t, all after t:
     [LEVELS + 1, C, N] per chunk and head. Row t in the right half of a block holds prod of a[i] over mid <= i < t, in the left
-    half over t < i < mid. WIDE levels at once; "all before" is a right half of C tokens, "all after" a left half. FEW: blocks of less than C tokens
-    are left out where all readers take `from_middle`, with room for the rounding of what they read."""
+    half over t < i < mid. WIDE levels at once; "all before" is a right half of C tokens, "all after" a left half. FEW: blocks of
+    less than C tokens are left out where all readers take `from_middle`, with room for the rounding of what they read."""
     chunk = tl.program_id(0).to(tl.int64)
     if tl.load(counts + chunk) == 0:
         return
@@ -279,31 +279,48 @@ def levels_kernel(decay_ptr, levels_ptr, counts, H, N: tl.constexpr, C: tl.const
     real = lane < H * N
     head, column = lane // N, lane % N
     a = decay_ptr + (chunk * H + head) * C * N + column
-    number = tl.arange(0, WIDE)
-    b = (2 << number)[:, None]
-    out = levels_ptr + ((chunk * H + head) * (LEVELS + 1) * C * N + column)[None, :] + (number * C * N)[:, None]
-    before = (number == LEVELS - 1)[:, None]
-    kept = real[None, :] & (number < LEVELS + 1)[:, None]
+    table = levels_ptr + (chunk * H + head) * (LEVELS + 1) * C * N + column
+    fits = False
     if FEW:
-        smallest = tl.full((LANES,), 1.0, tl.float32)
-        through = tl.full((LANES,), 1.0, tl.float32)
+        one = tl.full((LANES,), 1.0, tl.float32)
+        smallest, whole, half = one, one, one
+        top, before, after = table + (LEVELS - 2) * C * N, table + (LEVELS - 1) * C * N, table + LEVELS * C * N
         for t in tl.range(0, C, loop_unroll_factor=8):
-            at = tl.where(t < C // 2, C // 2 - 1 - t, t)  # from the middle down, then from the middle up
-            through = tl.where(t == C // 2, 1.0, through) * tl.load(a + at * N, mask=real, other=1.0)
-            smallest = tl.minimum(smallest, tl.abs(through))
+            half = tl.where(t == C // 2, 1.0, half)
+            tl.store(before + t * N, whole, mask=real)
+            tl.store(top + t * N, half, mask=real & (t >= C // 2))
+            decay = tl.load(a + t * N, mask=real, other=1.0)
+            whole *= decay
+            half *= decay
+            smallest = tl.minimum(smallest, tl.where(t >= C // 2, tl.abs(half), 1.0))
+        whole, half = one, one
+        for back in tl.range(0, C, loop_unroll_factor=8):
+            t = C - 1 - back
+            half = tl.where(back == C // 2, 1.0, half)
+            tl.store(after + t * N, whole, mask=real)
+            tl.store(top + t * N, half, mask=real & (t < C // 2))
+            decay = tl.load(a + t * N, mask=real, other=1.0)
+            whole *= decay
+            half *= decay
+            smallest = tl.minimum(smallest, tl.where(t < C // 2, tl.abs(half), 1.0))
         fits = tl.min(smallest, axis=0) > 2 * least(levels_ptr.dtype.element_ty)
-        kept = kept & ((number >= LEVELS - 2) | (fits == 0))[:, None]
-    F = tl.full((WIDE, LANES), 1.0, tl.float32)
-    for t in tl.range(0, C, loop_unroll_factor=8):
-        F = tl.where(t % b == 0, 1.0, F)
-        tl.store(out + t * N, F, mask=kept & (((t // b) % 2 == 1) | before))
-        F *= tl.load(a + t * N, mask=real, other=0.0)[None, :]
-    Q = tl.full((WIDE, LANES), 1.0, tl.float32)
-    for back in tl.range(0, C, loop_unroll_factor=8):
-        t = C - 1 - back
-        Q = tl.where((t + 1) % b == 0, 1.0, Q)
-        tl.store(out + t * N, Q, mask=kept & ((t // b) % 2 == 0) & (before == 0))
-        Q *= tl.load(a + t * N, mask=real, other=0.0)[None, :]
+    if not fits:
+        number = tl.arange(0, WIDE)
+        b = (2 << number)[:, None]
+        out = table[None, :] + (number * C * N)[:, None]
+        always = (number == LEVELS - 1)[:, None]
+        kept = real[None, :] & (number < LEVELS + 1)[:, None]
+        F = tl.full((WIDE, LANES), 1.0, tl.float32)
+        for t in tl.range(0, C, loop_unroll_factor=8):
+            F = tl.where(t % b == 0, 1.0, F)
+            tl.store(out + t * N, F, mask=kept & (((t // b) % 2 == 1) | always))
+            F *= tl.load(a + t * N, mask=real, other=0.0)[None, :]
+        Q = tl.full((WIDE, LANES), 1.0, tl.float32)
+        for back in tl.range(0, C, loop_unroll_factor=8):
+            t = C - 1 - back
+            Q = tl.where((t + 1) % b == 0, 1.0, Q)
+            tl.store(out + t * N, Q, mask=kept & ((t // b) % 2 == 0) & (always == 0))
+            Q *= tl.load(a + t * N, mask=real, other=0.0)[None, :]
 
 
 @triton.jit

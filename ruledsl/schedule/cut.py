@@ -244,16 +244,34 @@ class Cutter:
             writes = [Buffer(f"{name}_{graph.word(i)}_{i}", i, operand(i) and i not in exact) for i in nodes]
             writes += [Buffer(f"{name}_products_{g}", g, True, levels=True) for g in sorted(plan.gates[at])]
             made = tuple(plan.results[at])
-            if writes or made:
-                gates = [a for g in plan.gates[at] for a in self.gate_arguments(g)]
-                targets = [*nodes, *(r.node for r in made), *gates]
-                rows = self._blocks(targets)
-                self.kernels.append(Kernel(
-                    stem, self.program, Mode.CHUNK, purpose, self._reads(targets, ()), tuple(writes), made,
-                    rows=rows, columns=rows != graph.rows, load=self._load(targets),
-                ))  # fmt: skip
-                self.memory |= {b.node: b for b in writes if not b.levels}
+            rest = tuple(r for r in made if at and graph.owned(r.node))
+            if rest and not self._needs_rows([*self._needed(writes), *(r.node for r in made if r not in rest)]):
+                made = tuple(r for r in made if r not in rest)
+            else:
+                rest = ()
+            for ending, own, given in (("", writes, made), ("_rows", [], rest)):
+                if own or given:
+                    self._chunk_kernel(stem + ending, purpose, own, given)
+            self.memory |= {b.node: b for b in writes if not b.levels}
             self._library(name, plan, at, {b.node: b for b in writes if b.levels})
+
+    def _chunk_kernel(self, name: str, purpose: str, writes: Iterable[Buffer], results: tuple[Result, ...]) -> None:
+        targets = [*self._needed(writes), *(r.node for r in results)]
+        rows = self._blocks(targets)
+        self.kernels.append(Kernel(
+            name, self.program, Mode.CHUNK, purpose, self._reads(targets, ()), tuple(writes), results,
+            rows=rows, columns=rows != self.graph.rows, load=self._load(targets),
+        ))  # fmt: skip
+
+    def _needed(self, writes: Iterable[Buffer]) -> list[int]:
+        """The nodes that buffers are written from: of level products, what a gate is made of."""
+        return [n for b in writes for n in (self.gate_arguments(b.node) if b.levels else [b.node])]
+
+    def _needs_rows(self, targets: list[int]) -> bool:
+        """Has anything between memory and the targets an axis of state rows?"""
+        graph = self.graph
+        made = graph.ancestors(targets, self.memory) - set(self.memory)
+        return not targets or any(graph.owned(i) or graph.contracts_rows(i) for i in made)
 
     def _library(self, name: str, plan: _Plan, at: int, products: dict[int, Buffer]) -> None:
         """The library kernels whose arguments are there now."""
