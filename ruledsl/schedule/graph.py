@@ -16,6 +16,7 @@ HEAVY = frozenset({
 CHAINS = {"chain_gram": 2, "chain_apply": 2, "decay_gate": 0, "log_gate": 0, "spans": 0, "before": 0, "after": 0}
 _LEAVES = frozenset({"input", "const", "full", "eye"})
 _PLAIN = frozenset({"cast", "transpose"})
+ELEMENTWISE = frozenset({"map", "select", "cast", "transpose", "expand", "mask"})
 
 
 class Graph:

@@ -9,9 +9,10 @@ import pytest
 
 from ruledsl import pipeline
 from ruledsl.chunk.program import Program, ResultKind, Rows
-from ruledsl.schedule.cut import MOST_SUMS, cut
+from ruledsl.schedule.cut import cut
 from ruledsl.schedule.graph import CHAINS, Graph
 from ruledsl.schedule.kernels import Kernel, Kernels, Mode
+from ruledsl.schedule.stages import MOST_SUMS
 
 TOP = "state S[V, K]\ninput q[K], k[K], v[V], a in (0, 1], b in [0, 1]\n"
 RULES = {
