@@ -7,10 +7,12 @@ rows of the state; else the entering states are kept and a chunk kernel follows.
 
 Backward: a sweep that carries the states again and keeps the one entering each chunk, a reverse kernel that carries
 and keeps the states' gradients, chunk kernels for every other gradient. Products that a serial kernel makes anyway
-and a later kernel needs are kept too: their bytes are fewer than those of the state they would be made from.
+and a later kernel needs are kept too: their bytes are fewer than those of the state they would be made from. Gram matrices
+and inverses are taken over from the forward pass (`schedule.kept`).
 
 Three things are kernels of their own, between the chunk kernels that make their arguments and those that use them: the
-inverse of a chunk's system, the level products of a diagonal decay, and the gradient of such a decay.
+inverse of a chunk's system, the level products of a diagonal decay, and the gradient of such a decay that may be 0 (of others
+it is a part of the chunk kernels, see `schedule.gather_gates`).
 """
 
 from __future__ import annotations
@@ -240,23 +242,27 @@ class Cutter:
             exact = plan.exact | graph.wide
             writes = [Buffer(f"{name}_{graph.word(i)}_{i}", i, operand(i) and i not in exact) for i in nodes]
             writes += [Buffer(f"{name}_products_{g}", g, True, levels=True) for g in sorted(plan.gates[at])]
-            made = tuple(plan.results[at])
-            rest = tuple(r for r in made if at and graph.owned(r.node))
-            if rest and not self._needs_rows([*self._needed(writes), *(r.node for r in made if r not in rest)]):
-                made = tuple(r for r in made if r not in rest)
-            else:
-                rest = ()
-            for suffix, own, given in (("", writes, made), ("_rows", [], rest)):
-                if own or given:
-                    self._chunk_kernel(stem + suffix, purpose, own, given)
+            made, apart = self._apart(writes, plan.results[at]) if at else (plan.results[at], [])
+            if writes or made:
+                self._chunk_kernel(stem, purpose, writes, made)
+            if apart:
+                self._chunk_kernel(f"{stem}_rows", purpose, [], apart)
             self.memory |= {b.node: b for b in writes if not b.levels}
             self._library(name, plan, at, {b.node: b for b in writes if b.levels})
 
-    def _chunk_kernel(self, name: str, purpose: str, writes: Iterable[Buffer], results: tuple[Result, ...]) -> None:
+    def _apart(self, writes: list[Buffer], results: list[Result]) -> tuple[list[Result], list[Result]]:
+        """Results with an axis of state rows come last, on their own, if nothing else needs such an axis: the others then go
+        through blocks of columns."""
+        rows = [r for r in results if self.graph.owned(r.node)]
+        rest = [r for r in results if r not in rows]
+        alone = rows and not self._needs_rows([*self._needed(writes), *(r.node for r in rest)])
+        return (rest, rows) if alone else (results, [])
+
+    def _chunk_kernel(self, name: str, purpose: str, writes: list[Buffer], results: list[Result]) -> None:
         targets = [*self._needed(writes), *(r.node for r in results)]
         rows = blocks(self.graph, self.memory, targets)
         self.kernels.append(Kernel(
-            name, self.program, Mode.CHUNK, purpose, self._reads(targets, ()), tuple(writes), results,
+            name, self.program, Mode.CHUNK, purpose, self._reads(targets, ()), tuple(writes), tuple(results),
             rows=rows, columns=rows != self.graph.rows, load=load(self.graph, self.memory, targets),
         ))  # fmt: skip
 
