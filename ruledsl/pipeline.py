@@ -102,6 +102,8 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
     from ruledsl.schedule.swap_rows import swap_rows
     from ruledsl.schedule.unsupported import unsupported
 
+    if token.solves:
+        raise unsupported("a system that is solved for each token has no Triton form")
     program = chunk(by_products(token), unrolled, sizes)
     if len(program.nodes) > MOST_KERNEL_NODES:
         raise unsupported(f"a token of more than {MOST_KERNEL_NODES:,} operations has no Triton form")

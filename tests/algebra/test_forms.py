@@ -160,7 +160,7 @@ NO_FORM = {
     "case_34": "no outer product",
     "lru": "coupled",
     "case_56": "monomial",
-    "mesa": "system",
+    "case_42": "positive",
 }
 
 
