@@ -17,6 +17,7 @@ from ruledsl.algebra.affine import TooLarge
 from ruledsl.algebra.analysis import Analysis, Part, analyse
 from ruledsl.algebra.calculus import NoDerivative
 from ruledsl.algebra.coupled import coupled_form
+from ruledsl.algebra.joined import joined
 from ruledsl.algebra.linear import Linear, NotAffine
 from ruledsl.algebra.normal import Demand, NoForm, matrix_form
 from ruledsl.algebra.positive import not_definite
@@ -101,7 +102,7 @@ class _Builder:
         self.lets |= {o.name: o.value for o in outputs}
         forms: list[MatrixForm] = []
         joint: list[CoupledForm] = []
-        for part in reversed(self.analysis.parts):  # a later stratum's coefficients may want reads of an earlier one
+        for part in reversed(joined(self.analysis)):  # a later stratum's coefficients may want reads of an earlier one
             if len(part.states) > 1:
                 found = coupled_form(scope, part, {s: self.demand(s) for s in part.states})
                 joint.insert(0, _rewritten(found, self.rewrite))

@@ -162,13 +162,16 @@ class CoupledVersion:
 @dataclass(frozen=True, slots=True)
 class CoupledForm:
     """The joint recurrence of states of one shape. `versions`: the last one of each state that is ever assigned (a state
-    without one stays as it is), and those that are read."""
+    without one stays as it is), and those that are read. P is `gate` (None: 1) times the matrix of the `entries`, by
+    (i, j); those that are 0 are left out."""
 
     states: tuple[CoupledState, ...]
     rows: typed.Dim
     cols: typed.Dim
     writes: tuple[CoupledWrite, ...]
     versions: tuple[CoupledVersion, ...]
+    gate: Decay | None
+    entries: tuple[tuple[int, int, typed.Expr], ...]
 
     def last(self, target: int) -> CoupledVersion:
         """What a token makes of a state."""

@@ -12,6 +12,7 @@ from ruledsl.algebra.verdict import CoupledForm, MatrixForm, Solved, TokenForm
 from ruledsl.chunk.build import Builder, Tile
 from ruledsl.chunk.coupled import Coupled
 from ruledsl.chunk.lower import Lowering
+from ruledsl.chunk.mixed_reads import mixed_reads
 from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind, Rows
 from ruledsl.chunk.recurrence import Recurrence
 from ruledsl.chunk.unsupported import UnsupportedForm
@@ -40,7 +41,9 @@ def form(token: TokenForm, rule: typed.Rule, sizes: Mapping[str, int]) -> Progra
 class _Former:
     def __init__(self, token: TokenForm, rule: typed.Rule, sizes: Mapping[str, int]) -> None:
         self.b = Builder()
+        token, mixed = mixed_reads(token)
         self._token = token
+        self._mixed = {m.name: m for m in mixed}
         self._rule = rule
         self._reads = {read.name: read for read in token.reads}
         self._systems = {s.name: s for s in token.solves}
@@ -99,6 +102,11 @@ class _Former:
             return self._unknown(self._unknowns[name])
         if key not in self._read_tiles and name in self._systems:
             self._read_tiles[key] = self._solved(self._systems[name], lag)
+        if key not in self._read_tiles and name in self._mixed:
+            parts = self._mixed[name].parts
+            joint = self._recurrence((parts[0][1].state, parts[0][1].member))
+            assert isinstance(joint, Coupled)
+            self._read_tiles[key] = joint.mixed(parts, lag)
         if key not in self._read_tiles:
             read = self._reads[name]
             state = read.state, read.member

@@ -32,7 +32,7 @@ FORMED = (
     "based case_01 case_02 case_04 case_05 case_07 case_12 case_30a case_33 case_45a case_55a case_55b case_55c case_58 "
     "case_60a case_60b case_64 comba delta delta_product dplr gated_delta gated_delta_product gated_linear gla "
     "gla_two_sided gsa hgrn hgrn2 iplr kda lightning linear linear_normalised longhorn_exact mamba3 mission "
-    "omega_linear qrnn retention rwkv5 rwkv6 rwkv7 ssd momentum_delta titans_linear case_35 mesa case_41"
+    "omega_linear qrnn retention rwkv5 rwkv6 rwkv7 ssd momentum_delta titans_linear case_35 mesa case_41 log_linear case_34 case_62"
 ).split()
 
 

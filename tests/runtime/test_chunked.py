@@ -20,8 +20,9 @@ GATES_TO_ZERO = {
     "hgrn2": "f",
     "momentum_delta": "a",
     "titans_linear": "m",
+    "log_linear": "a",
 }
-CARRIES = "qrnn omega_linear retention case_33 delta_product rwkv6 kda momentum_delta titans_linear mesa".split()
+CARRIES = "qrnn omega_linear retention case_33 delta_product rwkv6 kda momentum_delta titans_linear mesa log_linear".split()
 OUTPUT, GRADIENT = 1e-9, 1e-7
 
 
@@ -82,7 +83,7 @@ def with_gates(name: str, gate: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("chunk", [16, 32, 64])
-@pytest.mark.parametrize("name", ["gated_delta", "kda", "delta_product", "momentum_delta", "mesa"])
+@pytest.mark.parametrize("name", ["gated_delta", "kda", "delta_product", "momentum_delta", "mesa", "log_linear"])
 def test_chunk_size_does_not_matter(name: str, chunk: int) -> None:
     compare(name, 70, chunk_size=chunk)
 
