@@ -63,6 +63,13 @@ def token_form(unrolled: typed.Rule) -> tuple[TokenForm | None, str]:
     return token_form(unrolled)
 
 
+def in_double(rule: typed.Rule) -> bool:
+    """Whether the rule computes in float64 whatever its inputs are."""
+    from ruledsl.algebra.precision import in_double
+
+    return in_double(rule)
+
+
 def chunk(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, int]) -> Program:
     """Raises UnsupportedForm for what has linear reads and writes but no chunk program."""
     from ruledsl.chunk.form import form

@@ -1,7 +1,7 @@
 """What a token costs, as closed formulas over the rule's sizes and the chunk length C.
 
 Products and element-wise operations are counted (2 flops per multiply-add, 1 per entry and element-wise operation);
-softmax and norms count as 4 per entry. Inputs and outputs are 2 bytes, the state 4.
+softmax and norms count as 4 per entry. Inputs and outputs are 2 bytes, the state 4, or 8 where a rule computes in float64.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from ruledsl.algebra.analysis import Analysis
 from ruledsl.algebra.evaluate import Unknown
+from ruledsl.algebra.precision import inverted
 from ruledsl.algebra.verdict import CoupledForm, Kind, Price, Solved, TokenForm
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Dim, DimOp, Expr, Role, Type
@@ -31,14 +32,15 @@ def price(analysis: Analysis, token: TokenForm | None, bound: Mapping[str, int])
     for o in rule.outputs:
         outputs += _entries(o.value.type)
     step = _step(rule)
+    entry = 8 if inverted(analysis.scope) else 4
     moved = _times(inputs + outputs, 2)
     train = _chunk(token, rule) if token is not None else None
     return Price(
-        state_bytes=show(_times(state, 4)),
+        state_bytes=show(_times(state, entry)),
         train_flops=show(step if train is None else train),
         decode_flops=show(step),
         train_bytes=show(moved),
-        decode_bytes=show(_times(state, 8) + moved),
+        decode_bytes=show(_times(state, 2 * entry) + moved),
         note=_note(analysis, train is not None, bound),
     )
 

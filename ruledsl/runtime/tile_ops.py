@@ -360,7 +360,7 @@ def conjugate(apply, right, steps):
             image = apply(direction)
         curvature = (direction * image).sum(-1, keepdim=True)
         going = (norm > enough) & (curvature > 0)
-        if right.device.type == "cpu" and not bool(going.any()):
+        if right.device.type == "cpu" and not going.any():
             break
         length = torch.where(going, norm / curvature, 0.0)
         x, residual = x + length * direction, residual - length * image
