@@ -349,7 +349,7 @@ def inverse(a):
 def conjugate(apply, right, steps):
     """x with apply(x) = right, for a linear map of each row by a symmetric positive definite matrix: conjugate gradients
     until a row's residual is 8 roundings of its right side, or `steps` times (0: twice the number of columns). A row
-    that is done stays as it is. Only on a CPU the loop ends when all are done: elsewhere that would wait for the device."""
+    that is done stays as it is; NaN is never done. Only on a CPU the loop ends when all are done: elsewhere that would wait for the device."""
     image = apply(right)
     right = right.expand(torch.broadcast_shapes(right.shape, image.shape))
     x, residual, direction = torch.zeros_like(right), right, right
@@ -359,7 +359,7 @@ def conjugate(apply, right, steps):
         if step:
             image = apply(direction)
         curvature = (direction * image).sum(-1, keepdim=True)
-        going = (norm > enough) & (curvature > 0)
+        going = ~((norm <= enough) | (curvature <= 0))
         if right.device.type == "cpu" and not going.any():
             break
         length = torch.where(going, norm / curvature, 0.0)
