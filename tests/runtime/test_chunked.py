@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import ACCEPTED, CHUNKED, arguments, cut, error, gradients, parts, rule, sizes, states
 
-from ruledsl.runtime.errors import BackendError
+from ruledsl.runtime.errors import BackendError, StateError
 from ruledsl.runtime.rule import load
 
 GATES_TO_ZERO = {
@@ -213,3 +213,15 @@ def test_systems_in_float32_with_grouped_heads() -> None:
 
     for a, b, bar in zip(run(torch.float32, "torch"), run(torch.float64, "recurrent"), (1e-5, 1e-4), strict=True):
         assert error(a, b) < bar
+
+
+def test_a_first_state_that_is_not_symmetric_is_refused() -> None:
+    r = rule("mesa")
+    x = arguments(r, 1, 5, 1, {"K": 4, "V": 6})
+    first = states(r, 1, 1, {"K": 4, "V": 6}, every=True)
+    assert first is not None
+    r(**x, initial_state=first)
+    first["H"][..., 0, 1] += 0.1
+    with pytest.raises(StateError, match="`H`.* symmetric"):
+        r(**x, initial_state=first)
+    r(**x, initial_state=first, backend="recurrent")
