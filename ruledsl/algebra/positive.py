@@ -2,8 +2,8 @@
 
 A state is symmetric positive semidefinite if its first value is and every assignment keeps it so: a sum, with coefficients
 that are not negative, of such states (also as D X D^T), of outer products of a vector with itself and of diagonals that
-are not negative. It need only hold for states that are in the sum, all together. A matrix of such states is definite
-if its own sum has a diagonal that is positive. What a caller hands in as a first state is the caller's promise.
+are not negative. States that read one another are proven together. A matrix that is such a sum is definite if one of its
+diagonals is positive. What a caller hands in as a first state is the caller's promise.
 """
 
 from __future__ import annotations
