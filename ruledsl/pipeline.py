@@ -63,6 +63,13 @@ def token_form(unrolled: typed.Rule) -> tuple[TokenForm | None, str]:
     return token_form(unrolled)
 
 
+def in_double(rule: typed.Rule) -> bool:
+    """Whether the rule computes in float64 whatever its inputs are."""
+    from ruledsl.algebra.precision import in_double
+
+    return in_double(rule)
+
+
 def chunk(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, int]) -> Program:
     """Raises UnsupportedForm for what has linear reads and writes but no chunk program."""
     from ruledsl.chunk.form import form
@@ -102,6 +109,8 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
     from ruledsl.schedule.swap_rows import swap_rows
     from ruledsl.schedule.unsupported import unsupported
 
+    if token.solves:
+        raise unsupported("a system that is solved for each token has no Triton form")
     program = chunk(by_products(token), unrolled, sizes)
     if len(program.nodes) > MOST_KERNEL_NODES:
         raise unsupported(f"a token of more than {MOST_KERNEL_NODES:,} operations has no Triton form")

@@ -21,9 +21,9 @@ Compiled = triton_chunked.Compiled | triton_token.Compiled
 
 
 def is_default(rule: Rule, device: str, sizes: Mapping[str, int] | None) -> bool:
-    return (
-        device == "cuda" and not triton_chunked.missing() and (_has_chunks(rule, None) or triton_token.has_form(rule))
-    )
+    if device != "cuda" or triton_chunked.missing() or rule.in_double:
+        return False
+    return _has_chunks(rule, None) or triton_token.has_form(rule)
 
 
 def prepare(rule: Rule, setting: Setting) -> Compiled:
@@ -39,9 +39,9 @@ def run(plan: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None) -> 
 
 
 def _has_chunks(rule: Rule, sizes: dict[str, int] | None) -> bool:
-    """A chunk form that chunk kernels take: one without families of states."""
+    """A chunk form that chunk kernels take: one without families of states and without systems to solve."""
     found = rule.chunkable(sizes)
-    return not isinstance(found, str) and not found.token.families
+    return not isinstance(found, str) and not found.token.families and not found.token.solves
 
 
 def prepare_step(rule: Rule, setting: Setting) -> TokenText | None:
