@@ -15,6 +15,7 @@ from ruledsl.algebra.evaluate import Unknown
 from ruledsl.algebra.verdict import CoupledForm, Kind, Price, TokenForm
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Dim, DimOp, Expr, Role, Type
+from ruledsl.lang.walk import mentions
 
 Count = Counter[tuple[str, ...]]  # product of sizes -> number
 
@@ -140,7 +141,8 @@ def flops(expr: Expr) -> Count:
 
 
 def _chunk(token: TokenForm, rule: typed.Rule) -> Count:
-    """The chunk form per token: products with the state, C x C products of keys, their application, the solve."""
+    """The chunk form per token: products with the state, C x C products of keys, their application, the solve, and what is
+    written from values at the state of the chunk's start."""
     c: Count = Counter({("C",): 1})
     out: Count = Counter()
     for form in token.forms:
@@ -155,6 +157,9 @@ def _chunk(token: TokenForm, rule: typed.Rule) -> Count:
         out += _times(_product(c, c), reads**3 / 3)
     for joint in token.coupled:
         out += _coupled(joint, token, c)
+    written = [w for f in token.forms for s in f.steps for w in s.writes] + [w for j in token.coupled for w in j.writes]
+    for value in (e for w in written for e in (w.key, w.value) if e is not None and mentions(e, typed.Frozen)):
+        out += flops(value)
     for value in [x.value for x in token.lets] + [x.value for x in token.outputs]:
         out += flops(value)
     return out
@@ -162,7 +167,7 @@ def _chunk(token: TokenForm, rule: typed.Rule) -> Count:
 
 def _coupled(form: CoupledForm, token: TokenForm, c: Count) -> Count:
     """As above for states that are mapped jointly; their products of small matrices and weights are C x C tiles too."""
-    rows, cols, n = dim(form.rows), dim(form.cols), len(form.states)
+    rows, cols, n = dim(form.rows), dim(form.cols), len(form.held)
     own = {(s.state, s.member) for s in form.states}
     writes, rank = len(form.writes), sum(1 for w in form.writes if w.reads)
     asked = sum(len(w.reads) for w in form.writes)

@@ -4,7 +4,7 @@
     Stratum   = Stratum(states, kind, structure, reason, blame?)      -- one strongly connected component of the states
     TokenForm = TokenForm(lets, reads, forms, outputs, coupled)       -- what the chunk floor builds from; None: no chunk form
     MatrixForm= MatrixForm(state, transposed, steps)
-    CoupledForm = CoupledForm(states, writes, versions)              -- states that one token maps jointly
+    CoupledForm = CoupledForm(states, writes, versions, copies)      -- states that one token maps jointly
     Step      = Step(version, decay?, left?, writes)
     Write     = Write(key, value?, gain?, read?)
     Read      = Read(name, state, version, vector, left)
@@ -23,7 +23,8 @@ states as the token began, S_1 .. S_n, with scalar coefficients c and d:
 
     version  =  sum_j c_j S_j  +  sum_w d_w row_w key_w^T,      row_w = value_w + sum_j gain_j * (S_j read_j)
 
-so that the last versions together are (S_1 .. S_n) <- (P (x) I)(S_1 .. S_n) + low rank, with P the small matrix of the c.
+where some of the S_j may be copies: frozen states that are added as they are, which every token keeps. The last
+versions together are (S_1 .. S_n) <- (P (x) I)(S_1 .. S_n) + low rank, with P the small matrix of the c.
 
 All expressions are `typed` trees of the *unrolled* rule. Lets that read a
 state are rewritten over `Ref(name, Role.READ)`, one per `Read`.
@@ -35,6 +36,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from ruledsl.algebra.text import plain
 from ruledsl.lang import typed
 from ruledsl.lang.source import Span
 
@@ -131,6 +133,14 @@ class CoupledState:
 
 
 @dataclass(frozen=True, slots=True)
+class CoupledCopy:
+    """A state as the chunk began, which no token changes."""
+
+    frozen: typed.Expr  # the Frozen, or a Member of one
+    transposed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CoupledRead:
     """gain * (S_j read), of the states as the token began."""
 
@@ -154,7 +164,7 @@ class CoupledVersion:
 
     target: int  # which of the form's states
     version: int
-    states: tuple[tuple[int, typed.Expr], ...]  # (j, c_j)
+    states: tuple[tuple[int, typed.Expr], ...]  # (j, c_j); the copies are numbered after the states
     writes: tuple[tuple[int, typed.Expr], ...]  # (w, d_w)
 
 
@@ -168,6 +178,18 @@ class CoupledForm:
     cols: typed.Dim
     writes: tuple[CoupledWrite, ...]
     versions: tuple[CoupledVersion, ...]
+    copies: tuple[CoupledCopy, ...] = ()
+
+    @property
+    def held(self) -> tuple[CoupledState | CoupledCopy, ...]:
+        """The states and the copies, in the order of their numbers."""
+        return (*self.states, *self.copies)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What they are called."""
+        own = (s.state if s.member is None else f"{s.state}[{s.member}]" for s in self.states)
+        return (*own, *(plain(c.frozen) for c in self.copies))
 
     def last(self, target: int) -> CoupledVersion:
         """What a token makes of a state."""

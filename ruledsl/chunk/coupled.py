@@ -1,6 +1,6 @@
 """States that one token maps jointly, over a chunk: the writes' rows solved, reads and outgoing values.
 
-With S_j the states as the chunk begins, w the keys, P_t the small matrices of a token and M(t; s) their product over the
+With S_j the states as the chunk begins (and the copies, which no token changes), w the keys, P_t the small matrices of a token and M(t; s) their product over the
 tokens between s and t (`mixing`), a version of a state that is sum_j c_j S_j + sum_w d_w row_w key_w^T reads
 
     version x  =  sum_i m_i (S_i x)  +  sum_{s<t} sum_w (x . key_w[s]) W_w[t, s] row_w[s]  +  sum_w d_w (x . key_w) row_w
@@ -11,7 +11,7 @@ Rows that read the states are one triangular system. States and versions share t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ruledsl.algebra.verdict import CoupledForm, CoupledVersion, CoupledWrite
@@ -34,9 +34,11 @@ class _Point:
 
 class Coupled:
     """The chunk form of one `CoupledForm`. Expressions are lowered by `row(expr, lag)`; `rows` and `cols` are the states'
-    sizes."""
+    sizes, `copies` the tiles of the form's copies."""
 
-    def __init__(self, b: Builder, form: CoupledForm, rows: Dim, cols: Dim, row: Callable[..., Tile]) -> None:
+    def __init__(
+        self, b: Builder, form: CoupledForm, rows: Dim, cols: Dim, row: Callable[..., Tile], copies: Sequence[Tile]
+    ) -> None:
         self.b = b
         self._form = form
         self._rows, self._cols = rows, cols
@@ -44,9 +46,9 @@ class Coupled:
         self._number = {(s.state, s.member): i for i, s in enumerate(form.states)}
         self.ports = [Port(s.state, PortKind.STATE, () if s.member is None else (s.member,)) for s in form.states]
         self._valid = b.input(Port("valid", PortKind.VALID), (TOKENS, 1))
-        self._states = [b.input(port, (rows, cols)) for port in self.ports]
-        n = range(len(form.states))
-        last = [self._seen(form.last(i)) for i in n]
+        self._states = [*(b.input(port, (rows, cols)) for port in self.ports), *copies]
+        n = range(len(self._states))
+        last = [self._seen(form.last(i)) if i < len(self.ports) else _start(i) for i in n]
         entries = {(i, j): self._entry(last[i].states.get(j), i == j) for i in n for j in n}
         self._mixing = Mixing(b, len(n), {at: x for at, x in entries.items() if x.value != 0})
         self._kept = [point.own for point in last]
