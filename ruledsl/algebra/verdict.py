@@ -34,11 +34,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import gcd
 from typing import Any
 
 from ruledsl.algebra.text import plain
 from ruledsl.lang import typed
 from ruledsl.lang.source import Span
+from ruledsl.lang.walk import expressions, subexpressions
 
 
 class Kind(StrEnum):
@@ -298,6 +300,12 @@ class Verdict:
     latex: str  # the same as LaTeX
     sizes: dict[str, int] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = ()
+
+    @property
+    def chunk(self) -> int | None:
+        """The chunk length that the rule itself fixes by what it freezes; None: nothing."""
+        held = (e for s in self.rule.body for x in expressions(s) for e in subexpressions(x) if isinstance(e, typed.Frozen))
+        return gcd(*(int(e.chunk.value) for e in held if isinstance(e.chunk, typed.Number))) or None
 
     @property
     def headline(self) -> str:

@@ -7,6 +7,7 @@ may be reads of states of earlier strata. Only what is asked for is made; every 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import gcd
 
 from ruledsl.algebra.verdict import CoupledCopy, CoupledForm, MatrixForm, TokenForm
 from ruledsl.chunk.build import Builder, Tile
@@ -27,8 +28,8 @@ def form(token: TokenForm, rule: typed.Rule, sizes: Mapping[str, int]) -> Progra
     """The chunk program of an unrolled rule. `sizes` are the numbers of family sizes; the others stay symbols.
 
     Padding: rows where VALID is 0 must repeat a real token; they leave the states alone, and their outputs mean
-    nothing. A program of a frozen state holds no more than one of the rule's own chunks, at its place: row i is a token
-    whose position is i from that chunk's start. Raises UnsupportedForm.
+    nothing. Where states are frozen, the chunks are those at positions 0, `Program.chunk`, 2 * `Program.chunk`, ...: each of
+    the rule's own chunks is one or several of them. Raises UnsupportedForm.
     """
     if any(len(f.steps) > MOST_STEPS for f in token.forms):
         raise UnsupportedForm(f"a token of more than {MOST_STEPS} sub-steps")
@@ -129,9 +130,7 @@ class _Former:
         """The state as the rule's own chunk began, in the form's orientation: the incoming one if these tokens hold that
         chunk's first, else the copy that came along. And whether the form's matrix is the declared one transposed."""
         length = self._lowering.integer(e.chunk)
-        if self._chunk not in (None, length):
-            raise UnsupportedForm("states are frozen for chunks of different lengths", e.span)
-        self._chunk = length
+        self._chunk = gcd(self._chunk or 0, length)
         key = e.name, member
         matrix = self._forms.get(key) or self._joint.get(key)
         if matrix is None:

@@ -27,6 +27,7 @@ from ruledsl.runtime.layout import Chunks
 from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.state import open_axes, tensors_of, with_tensors
+from ruledsl.runtime.statics import carried
 from ruledsl.runtime.token import Carry
 from ruledsl.schedule.keys import VALID, port_key
 from ruledsl.schedule.plan import Schedule
@@ -115,17 +116,15 @@ def form_of(rule: Rule, found: Chunkable, sizes: Mapping[str, int], chunk_size: 
 
 def state_tiles(found: Chunkable, forward: Program) -> tuple[StateTile, ...]:
     """The states that leave the chunk, in the order of the program's results."""
-    transposed = {**found.token.transposed}
-    transposed |= {
-        (frozen_name(n, found.program.chunk), j): turned for (n, j), turned in transposed.items() if found.program.chunk
-    }
+    transposed = found.token.transposed
+    copies = {frozen_name(n, chunk): n for n, chunk in carried(found.unrolled, found.sizes).frozen}
     ports = [
         r.port if r.port is not None else Port(r.name, PortKind.STATE)
         for r in forward.results
         if r.kind is ResultKind.STATE
     ]
     members = [p.member[0] if p.member else None for p in ports]
-    return tuple(StateTile(port_key(p), p.name, j, transposed[p.name, j]) for p, j in zip(ports, members, strict=True))
+    return tuple(StateTile(port_key(p), p.name, j, transposed[copies.get(p.name, p.name), j]) for p, j in zip(ports, members, strict=True))
 
 
 # ------------------------------------------------------------------------------------------------ the plan

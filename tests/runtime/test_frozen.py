@@ -39,6 +39,10 @@ MORE = {
     "S[1] = a*S[1] + e k^T\nS[2] = a*S[2] + (e - frozen(S[2], 4) k) k^T\noutput o = S[1] q + S[2] q",
     "one state frozen for another": "state S[V, K], R[V, K]\ninput q[K], k[K], v[V], a in (0, 1]\n"
     "S = a*S + (v - frozen(S, 4) k) k^T\nR = a*R + (frozen(S, 4) k) k^T\noutput o = S q + R q",
+    "two lengths": "state S[V, K], R[V, K]\ninput q[K], k[K], v[V], a in (0, 1]\nS = a*S + (v - frozen(S, 8) k) k^T\n"
+    "R = a*R + (frozen(S, 8) k - frozen(R, 12) k) k^T\noutput o = S q + R q",
+    "lengths without a common divisor": "state S[V, K], R[V, K]\ninput q[K], k[K], v[V]\nS = S + (v - frozen(S, 3) k) k^T\n"
+    "R = R + (v - frozen(R, 2) k) k^T\noutput o = S q + R q",
     "a stratum that is not frozen": "state Z[K, K], S[V, K]\ninput q[K], k[K], v[V], a in (0, 1]\nZ = a*Z + k k^T\n"
     "S = a*S + (v - frozen(S, 4) (Z k)) k^T\noutput o = S q + S (frozen(Z, 4) q)",
     "momentum from the frozen state": TWO
@@ -275,8 +279,6 @@ def test_the_chunk_is_the_rule_s_own(chunk_size: int) -> None:
     [
         (HEAD + "S = a*S + frozen(S, 4) frozen(S, 4)^T v k^T + frozen(S, 4) .* frozen(S, 4)\noutput o = S q", "no outer product"),
         (HEAD + "let e = frozen(S, 4) k - v\nS = a*S - b*prev(e) k^T\noutput o = S q", "looked back at"),
-        ("state S[V, K], R[V, K]\ninput q[K], k[K], v[V]\nS = S + (v - frozen(S, 4) k) k^T\n"
-         "R = R + (v - frozen(R, 6) k) k^T\noutput o = S q + R q", "different lengths"),
     ],
 )  # fmt: skip
 def test_refusals_say_why(text: str, why: str) -> None:
