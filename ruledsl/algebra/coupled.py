@@ -1,7 +1,8 @@
 """The normal form of states that depend on each other, for the chunk floor.
 
-Every version that matters is written over the states as the token began, and over copies of what is frozen. Its low rank is collected by key; what stands
-along one key is one row where the versions hold multiples of each other, so that it is computed (and solved for) once.
+Every version that matters is written over the states as the token began, and over copies of what is frozen. Its low rank
+is collected by key; what stands along one key is one row where the versions hold multiples of each other, so that it is
+computed (and solved for) once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """States inside a chunk: what is frozen does not change there, so it ties no states together.
 
-States of one stratum that depend on each other through `frozen` alone part into groups. A matrix that is frozen and
+States of one stratum that depend on each other through `frozen` alone part into groups. A matrix made of what is frozen and
 added to a state, `W = frozen(W, 16) - eta*G`, is a state of the group that no token changes: a copy.
 """
 
@@ -11,14 +11,14 @@ from dataclasses import replace
 from ruledsl.algebra import build
 from ruledsl.algebra.affine import Affine, Free, Marker, Term
 from ruledsl.algebra.analysis import Analysis, Part, part_of
+from ruledsl.algebra.dated import varies
 from ruledsl.algebra.normal import NO_OUTER_PRODUCT, NoForm
 from ruledsl.algebra.scope import Scope, State
 from ruledsl.algebra.sides import Part as SidePart
 from ruledsl.algebra.sides import PartKind, matrix
 from ruledsl.algebra.text import plain
 from ruledsl.lang import typed
-
-Copy = typed.Frozen | typed.Member
+from ruledsl.lang.typed import Expr
 
 
 def held(analysis: Analysis) -> tuple[Part, ...]:
@@ -41,16 +41,16 @@ def _groups(scope: Scope, states: tuple[State, ...]) -> list[tuple[State, ...]]:
 
 
 def copied(scope: Scope, part: Part) -> bool:
-    """Is a frozen matrix added to one of the states?"""
+    """Is a matrix made of what is frozen added to one of the states?"""
     values = [s.value for s in part.steps] + [value for _, value in part.blocks]
     return any(value.type.is_matrix and with_copies(scope, value)[1] for value in values)
 
 
-def with_copies(scope: Scope, value: Affine) -> tuple[Affine, dict[State, Copy]]:
-    """The frozen states that are added to `value` as terms over copies, and those copies by marker. Raises NoForm."""
+def with_copies(scope: Scope, value: Affine) -> tuple[Affine, dict[State, Expr]]:
+    """What is made of frozen states and added to `value` as terms over copies, and those copies by marker. Raises NoForm."""
     terms: list[Term] = []
     free: list[Free] = []
-    copies: dict[State, Copy] = {}
+    copies: dict[State, Expr] = {}
     for f in value.free:
         found = matrix(scope, build.chain(f.chain)) if f.chain else []
         if not any(_copy(scope, p) for p in found):
@@ -70,12 +70,11 @@ def with_copies(scope: Scope, value: Affine) -> tuple[Affine, dict[State, Copy]]
     return Affine(value.type).plus(replace(value, free=tuple(free)), Affine(value.type, tuple(terms))), copies
 
 
-def _copy(scope: Scope, part: SidePart) -> Copy | None:
-    """The frozen state that a part is, or is the transpose of."""
+def _copy(scope: Scope, part: SidePart) -> Expr | None:
+    """The matrix that a part is, or is the transpose of, if it is made of what is frozen; or the frozen vector."""
     if part.matrix is None or (part.kind is not PartKind.DENSE and part.key != build.ONE):
         return None
-    inner = part.matrix.operand if isinstance(part.matrix, typed.Transpose) else part.matrix
-    match scope.let(inner):
-        case typed.Frozen() | typed.Member(typed.Frozen()) as found:
-            return found
-    return None
+    inner = scope.let(part.matrix.operand if isinstance(part.matrix, typed.Transpose) else part.matrix)
+    if part.kind is PartKind.DENSE:
+        return inner if scope.seen(inner).frozen and not varies(scope, inner, inside=True) else None
+    return inner if isinstance(inner, typed.Frozen | typed.Member) and scope.seen(inner).frozen else None

@@ -4,7 +4,7 @@
     Stratum   = Stratum(states, kind, structure, reason, blame?)      -- one strongly connected component of the states
     TokenForm = TokenForm(lets, reads, forms, outputs, coupled)       -- what the chunk floor builds from; None: no chunk form
     MatrixForm= MatrixForm(state, transposed, steps)
-    CoupledForm = CoupledForm(states, writes, versions, copies)      -- states that one token maps jointly
+    CoupledForm = CoupledForm(states, writes, versions, copies)       -- states that one token maps jointly
     Step      = Step(version, decay?, left?, writes)
     Write     = Write(key, value?, gain?, read?)
     Read      = Read(name, state, version, vector, left)
@@ -23,11 +23,11 @@ states as the token began, S_1 .. S_n, with scalar coefficients c and d:
 
     version  =  sum_j c_j S_j  +  sum_w d_w row_w key_w^T,      row_w = value_w + sum_j gain_j * (S_j read_j)
 
-where some of the S_j may be copies: frozen states that are added as they are, which every token keeps. The last
+where some of the S_j may be copies: what is made of frozen states and added, which every token keeps. The last
 versions together are (S_1 .. S_n) <- (P (x) I)(S_1 .. S_n) + low rank, with P the small matrix of the c.
 
-All expressions are `typed` trees of the *unrolled* rule. Lets that read a
-state are rewritten over `Ref(name, Role.READ)`, one per `Read`.
+All expressions are `typed` trees of the *unrolled* rule. Lets that read a state are rewritten over `Ref(name, Role.READ)`,
+one per `Read`; what is frozen stands as it is written, a constant of the chunk.
 """
 
 from __future__ import annotations
@@ -136,9 +136,9 @@ class CoupledState:
 
 @dataclass(frozen=True, slots=True)
 class CoupledCopy:
-    """A state as the chunk began, which no token changes."""
+    """A matrix or vector made of what is frozen, which no token of the chunk changes."""
 
-    frozen: typed.Expr  # the Frozen, or a Member of one
+    value: typed.Expr
     transposed: bool
 
 
@@ -191,7 +191,7 @@ class CoupledForm:
     def names(self) -> tuple[str, ...]:
         """What they are called."""
         own = (s.state if s.member is None else f"{s.state}[{s.member}]" for s in self.states)
-        return (*own, *(plain(c.frozen) for c in self.copies))
+        return (*own, *(plain(c.value) for c in self.copies))
 
     def last(self, target: int) -> CoupledVersion:
         """What a token makes of a state."""

@@ -1,7 +1,8 @@
 """States that one token maps jointly, over a chunk: the writes' rows solved, reads and outgoing values.
 
-With S_j the states as the chunk begins (and the copies, which no token changes), w the keys, P_t the small matrices of a token and M(t; s) their product over the
-tokens between s and t (`mixing`), a version of a state that is sum_j c_j S_j + sum_w d_w row_w key_w^T reads
+With S_j the states as the chunk begins (and the copies, which no token changes), w the keys, P_t the small matrices of a
+token and M(t; s) their product over the tokens between s and t (`mixing`), a version of a state that is
+sum_j c_j S_j + sum_w d_w row_w key_w^T reads
 
     version x  =  sum_i m_i (S_i x)  +  sum_{s<t} sum_w (x . key_w[s]) W_w[t, s] row_w[s]  +  sum_w d_w (x . key_w) row_w
 

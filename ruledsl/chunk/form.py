@@ -120,11 +120,8 @@ class _Former:
         return copy.T if copy.shape[0] != 1 else copy
 
     def _added(self, copy: CoupledCopy) -> Tile:
-        member = self._lowering.integer(copy.frozen.index) if isinstance(copy.frozen, typed.Member) else None
-        frozen = copy.frozen.base if isinstance(copy.frozen, typed.Member) else copy.frozen
-        assert isinstance(frozen, typed.Frozen)
-        tile, transposed = self._copy(frozen, member)
-        return tile.T if copy.transposed != transposed else tile
+        tile = self._lowering.matrix(copy.value) if copy.value.type.is_matrix else self._lowering.row(copy.value).T
+        return tile.T if copy.transposed else tile
 
     def _copy(self, e: typed.Frozen, member: int | None) -> tuple[Tile, bool]:
         """The state as the rule's own chunk began, in the form's orientation: the incoming one if these tokens hold that

@@ -124,7 +124,9 @@ def state_tiles(found: Chunkable, forward: Program) -> tuple[StateTile, ...]:
         if r.kind is ResultKind.STATE
     ]
     members = [p.member[0] if p.member else None for p in ports]
-    return tuple(StateTile(port_key(p), p.name, j, transposed[copies.get(p.name, p.name), j]) for p, j in zip(ports, members, strict=True))
+    declared = [copies.get(p.name, p.name) for p in ports]
+    found_tiles = zip(ports, declared, members, strict=True)
+    return tuple(StateTile(port_key(p), p.name, j, transposed[n, j]) for p, n, j in found_tiles)
 
 
 # ------------------------------------------------------------------------------------------------ the plan

@@ -143,7 +143,7 @@ class _Form:
             return
         old = [transposed(m) if s.transposed else m for s in c.states for m in [self.states[s.state, 0, s.member]]]
         self.matrices |= {key: {0: m} for key, m in zip(keys, old, strict=True)}
-        old += [transposed(m) if s.transposed else m for s in c.copies for m in [self.value(s.frozen)]]
+        old += [transposed(m) if s.transposed else m for s in c.copies for m in [self.value(s.value)]]
         rows, cols = dim_value(c.rows, self.sizes), dim_value(c.cols, self.sizes)
         written = []
         for w in c.writes:

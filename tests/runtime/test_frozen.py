@@ -11,6 +11,8 @@ import torch.utils.checkpoint
 from cases import arguments, cut, error, gradients, rule, sizes, states, token
 from torch import Tensor
 
+from ruledsl.algebra.verdict import Kind
+from ruledsl.lab.random_rule import random_rule
 from ruledsl.runtime import layout
 from ruledsl.runtime.errors import BackendError, SecondOrderError
 from ruledsl.runtime.rule import Rule, load
@@ -39,6 +41,17 @@ MORE = {
     "S[1] = a*S[1] + e k^T\nS[2] = a*S[2] + (e - frozen(S[2], 4) k) k^T\noutput o = S[1] q + S[2] q",
     "one state frozen for another": "state S[V, K], R[V, K]\ninput q[K], k[K], v[V], a in (0, 1]\n"
     "S = a*S + (v - frozen(S, 4) k) k^T\nR = a*R + (frozen(S, 4) k) k^T\noutput o = S q + R q",
+    "normalised where a chunk begins": "state W[V, K], G[V, K]\ninput q[K], k[K], v[V], b in [0, 1]\n"
+    "let N = frozen(W, 4) / (1 + norm(frozen(W, 4)))\nG = where(mod(t, 4) == 0, 0, 1)*G + (v - tanh(N k)) k^T\n"
+    "W = N + b*G\noutput o = W q",
+    "a function of it and a param": HEAD
+    + "param A[K, K]\nS = a*S + 0.1*tanh(frozen(S, 4)) A + b*v k^T\noutput o = S q",
+    "three gated layers": "state W[2*K, K], U[K, 2*K], X[2*K, K], G[2*K, K], H[K, 2*K], Y[2*K, K]\n"
+    "input q[K], k[K], v[K], b in [0, 1]\n"
+    "let A = frozen(W, 8) / (0.1 + norm(frozen(W, 8)))\nlet B = frozen(U, 8) / (0.1 + norm(frozen(U, 8)))\n"
+    "let C = frozen(X, 8) / (0.1 + norm(frozen(X, 8)))\nlet loss = -dot(B (silu(A k) .* (C k)), v)\n"
+    "let keep = where(mod(t, 8) == 0, 0, 1)\nG = keep*G + b*grad(loss, A)\nH = keep*H + b*grad(loss, B)\n"
+    "Y = keep*Y + b*grad(loss, C)\nW = A - G\nU = B - H\nX = C - Y\noutput o = U (silu(W q) .* (X q))",
     "two lengths": "state S[V, K], R[V, K]\ninput q[K], k[K], v[V], a in (0, 1]\nS = a*S + (v - frozen(S, 8) k) k^T\n"
     "R = a*R + (frozen(S, 8) k - frozen(R, 12) k) k^T\noutput o = S q + R q",
     "lengths without a common divisor": "state S[V, K], R[V, K]\ninput q[K], k[K], v[V]\nS = S + (v - frozen(S, 3) k) k^T\n"
@@ -75,6 +88,14 @@ def test_the_recurrence(name: str) -> None:
     r = named(name)
     assert not isinstance(r.chunkable(sizes(r)), str) and r.backend_for("cpu") == "torch"
     compare(r, 37)
+
+
+def test_random_rules() -> None:
+    texts = [text for text in map(random_rule, range(150)) if "frozen(" in text]
+    rules = [r for r in map(load, texts) if r.verdict.kind is Kind.FROZEN and not isinstance(r.chunkable(), str)]
+    assert len(rules) >= 5
+    for r in rules:
+        compare(r, 19)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -277,7 +298,7 @@ def test_the_chunk_is_the_rule_s_own(chunk_size: int) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (HEAD + "S = a*S + frozen(S, 4) frozen(S, 4)^T v k^T + frozen(S, 4) .* frozen(S, 4)\noutput o = S q", "no outer product"),
+        (HEAD + "S = a*S + b*diag(v) frozen(S, 4) - b*(S k) k^T\noutput o = S q", "no outer product"),
         (HEAD + "let e = frozen(S, 4) k - v\nS = a*S - b*prev(e) k^T\noutput o = S q", "looked back at"),
     ],
 )  # fmt: skip
