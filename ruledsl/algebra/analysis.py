@@ -48,11 +48,12 @@ def analyse(rule: typed.Rule) -> Analysis:
     written = as_states(rule)
     expanded = expand(written)
     scope = Scope(expanded)
-    parts = tuple(_part(scope, states) for states in strata(scope))
+    parts = tuple(part_of(scope, states) for states in strata(scope))
     return Analysis(written, expanded, scope, parts, tuple(hidden(rule)))
 
 
-def _part(scope: Scope, states: tuple[State, ...]) -> Part:
+def part_of(scope: Scope, states: tuple[State, ...]) -> Part:
+    """States taken together, all others as inputs."""
     linear = Linear(scope, frozenset(states))
     names = {(name, None) for name, _ in states}
     frozen = any(scope.seen(a.value).frozen & names for s in states for a in scope.assigns.get(s, []))

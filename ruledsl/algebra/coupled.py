@@ -1,7 +1,8 @@
 """The normal form of states that depend on each other, for the chunk floor.
 
-Every version that matters is written over the states as the token began. Its low rank is collected by key; what stands
-along one key is one row where the versions hold multiples of each other, so that it is computed (and solved for) once.
+Every version that matters is written over the states as the token began, and over copies of what is frozen. Its low rank
+is collected by key; what stands along one key is one row where the versions hold multiples of each other, so that it is
+computed (and solved for) once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ruledsl.algebra.analysis import Part
 from ruledsl.algebra.circles import circles
 from ruledsl.algebra.classify import orientation, oriented
 from ruledsl.algebra.conditions import possible
+from ruledsl.algebra.held import with_copies
 from ruledsl.algebra.logarithm import log_of
 from ruledsl.algebra.normal import Demand, NoForm, offset, summed
 from ruledsl.algebra.scalars import MINUS, UNIT, Coef, common, over
@@ -23,8 +25,16 @@ from ruledsl.algebra.scope import Scope, State
 from ruledsl.algebra.sides import Part as SidePart
 from ruledsl.algebra.sides import PartKind, parts
 from ruledsl.algebra.steps import versions
-from ruledsl.algebra.verdict import CoupledForm, CoupledRead, CoupledState, CoupledVersion, CoupledWrite, Decay
-from ruledsl.lang.typed import Dim, Expr
+from ruledsl.algebra.verdict import (
+    CoupledCopy,
+    CoupledForm,
+    CoupledRead,
+    CoupledState,
+    CoupledVersion,
+    CoupledWrite,
+    Decay,
+)
+from ruledsl.lang.typed import Dim, Expr, Type
 
 MOST_COUPLED = 4  # states in a circle; a chunk forms a tile of C x C for every pair of them
 MOST_JOINT = 32  # states
@@ -42,16 +52,19 @@ def coupled_form(scope: Scope, part: Part, demand: Mapping[State, Demand]) -> Co
     version = versions(scope, part.linear, states)
     last = {s: len(scope.assigns[s]) for s in states}
     wanted = [(s, k) for s in states for k in sorted({*demand[s].versions, last[s]} - {0})]
-    values = {(s, k): version(s, k) for s, k in wanted}
-    turned = _turned(scope, states, values, any(d.whole for d in demand.values()))
-    rows, cols = _shape(scope, states, turned)
-    number = {s: i for i, s in enumerate(states)}
+    split = {(s, k): with_copies(scope, version(s, k)) for s, k in wanted}
+    values = {at: value for at, (value, _) in split.items()}
+    copies = {marker: copy for _, found in split.values() for marker, copy in found.items()}
+    types = {s: scope.symbols[s[0]].type.member for s in states} | {s: copy.type for s, copy in copies.items()}
+    turned = _turned(scope, types, values, any(d.whole for d in demand.values()))
+    rows, cols = _shape(types, turned)
+    number = {s: i for i, s in enumerate(types)}
     read = {(s, k): _read(scope, s, x, turned, number) for (s, k), x in values.items()}
     entries = {(number[s], j): c for s in states for j, c in _last(read, s, last[s], number).items()}
-    around = max(map(len, circles(len(states), entries)))
+    around = max(map(len, circles(len(types), entries)))
     if around > MOST_COUPLED:
         raise NoForm(f"{around} coupled states: more than {MOST_COUPLED} have no matmul form here")
-    gate = common([*entries.values()])
+    gate = UNIT if copies else common([*entries.values()])  # no token changes a copy
     writes = _Writes([])
     simplest = sorted(read.items(), key=lambda x: sum(len(c.terms) for r in x[1][1].values() for c in r.values()))
     held = {at: [writes.place(key, row) for key, row in low.items()] for at, (_, low) in simplest}
@@ -71,6 +84,7 @@ def coupled_form(scope: Scope, part: Part, demand: Mapping[State, Demand]) -> Co
         ),
         None if gate.literal is not None else Decay(gate.expr(), log_of(scope, gate.expr())),
         tuple((i, j, (c if gate.literal is not None else over(c, gate)).expr()) for (i, j), c in entries.items()),
+        tuple(CoupledCopy(copy, turned[s]) for s, copy in copies.items()),
     )
 
 
@@ -82,11 +96,11 @@ def _last(
 
 
 def _turned(
-    scope: Scope, states: tuple[State, ...], values: Mapping[tuple[State, int], Affine], whole: bool
+    scope: Scope, types: Mapping[State, Type], values: Mapping[tuple[State, int], Affine], whole: bool
 ) -> dict[State, bool]:
     """Which states stand transposed: so that none meets the transpose of another, and the low rank is on the right."""
     entries = [(s, t) for (s, _), x in values.items() for t in x.terms]
-    turned = orientation(entries)
+    turned = dict.fromkeys(types, False) | orientation(entries)
     ranks = [
         [any(p.kind is PartKind.RANK for p in parts(scope, side)) for side in (t.left, t.right)]
         for _, t in oriented(entries, turned)
@@ -94,13 +108,12 @@ def _turned(
     left, right = (any(found) for found in zip(*ranks, strict=True))
     if left and right:
         raise NoForm("coupled states with low rank on both sides: no matmul form")
-    vectors = all(scope.symbols[s[0]].type.member.is_vector for s in states)  # as rows where read in inner products
-    return {s: turned[s] != (left or vectors and not whole) for s in states}
+    vectors = all(t.is_vector for t in types.values())  # as rows where read in inner products
+    return {s: turned[s] != (left or vectors and not whole) for s in types}
 
 
-def _shape(scope: Scope, states: tuple[State, ...], turned: Mapping[State, bool]) -> tuple[Dim, Dim]:
-    types = [scope.symbols[s[0]].type for s in states]
-    shapes = {(t.cols, t.rows) if turned[s] else (t.rows, t.cols) for s, t in zip(states, types, strict=True)}
+def _shape(types: Mapping[State, Type], turned: Mapping[State, bool]) -> tuple[Dim, Dim]:
+    shapes = {(t.cols, t.rows) if turned[s] else (t.rows, t.cols) for s, t in types.items()}
     if len(shapes) > 1:
         raise NoForm("coupled states of different shapes: no matmul form")
     (shape,) = shapes

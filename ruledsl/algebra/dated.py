@@ -72,14 +72,18 @@ def earlier(scope: Scope, own: frozenset[str]) -> Change:
     return change
 
 
-def varies(scope: Scope, expr: Expr, visited: frozenset[str] = frozenset()) -> bool:
-    """Whether the value differs from token to token."""
+def varies(scope: Scope, expr: Expr, visited: frozenset[str] = frozenset(), inside: bool = False) -> bool:
+    """Whether the value differs from token to token; `inside`: of a chunk, where what is frozen does not."""
     match expr:
-        case typed.StateRef() | typed.Frozen() | typed.Builtin("t") | Ref(_, Role.INPUT | Role.READ):
+        case typed.Frozen():
+            return not inside
+        case typed.StateRef() | typed.Builtin("t") | Ref(_, Role.INPUT | Role.READ):
+            return True
+        case Ref(lag=lag) if inside and lag is not None:
             return True
         case Ref(name, Role.LET | Role.OUTPUT) if name in scope.lets:
-            return name not in visited and varies(scope, scope.lets[name], visited | {name})
-    return any(varies(scope, c, visited) for c in typed.children(expr))
+            return name not in visited and varies(scope, scope.lets[name], visited | {name}, inside)
+    return any(varies(scope, c, visited, inside) for c in typed.children(expr))
 
 
 def coef(value: Coef, change: Change) -> Coef:

@@ -1,7 +1,8 @@
 """Typed expressions on small matrices of Python floats, for witnesses: one token at given sizes.
 
 A matrix is a list of rows; a vector has one column, a scalar is 1 x 1. Names come from `env` as `(name, lag)`, or as
-`(name, version, member)` for states; a family is a list of members. The values of lets are added to `env`.
+`(name, version, member)` for states, `(name, -1)` for frozen ones; a family is a list of members. The values of lets
+are added to `env`.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def evaluate(expr: Expr, env: dict[Any, Any], lets: Mapping[str, Expr], sizes: M
             return cast(Matrix, _look(env, (name, 0 if lag is None else int(go(lag)[0][0]))))
         case typed.StateRef(name, _, version, member):
             return cast(Matrix, _look(env, (name, version, member)))
+        case typed.Frozen(name):
+            return cast(Matrix, _look(env, (name, -1)))
         case typed.Member(base, index):
             i = int(go(index)[0][0])
             if base.type.family:

@@ -6,27 +6,27 @@ together are states that a token maps jointly.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ruledsl.algebra.affine import TooLarge
-from ruledsl.algebra.analysis import Analysis, Part
+from ruledsl.algebra.analysis import Part
 from ruledsl.algebra.circles import circles
 from ruledsl.algebra.linear import Linear, NotAffine
-from ruledsl.algebra.scope import State
+from ruledsl.algebra.scope import Scope, State
 
 
-def joined(analysis: Analysis) -> list[Part]:
+def joined(scope: Scope, parts: Sequence[Part]) -> list[Part]:
     """The parts in order, those that belong together as one at the place of the last."""
-    parts = analysis.parts
     number = {s: i for i, p in enumerate(parts) for s in p.states}
-    linear = Linear(analysis.scope, frozenset(number))
+    linear = Linear(scope, frozenset(number))
     pairs = {(number[s], number[t]) for s in number for t in _added(linear, s) if t in number}
     together = circles(len(parts), pairs | {(j, i) for i, j in pairs})
     found: list[Part] = []
     for group in sorted(together, key=max):
         states = tuple(s for i in group for s in parts[i].states)
         one = parts[group[0]]
-        found.append(one if len(group) == 1 else replace(one, states=states, linear=Linear(analysis.scope, frozenset(states))))
+        found.append(one if len(group) == 1 else replace(one, states=states, linear=Linear(scope, frozenset(states))))
     return found
 
 

@@ -20,6 +20,8 @@ from ruledsl.algebra.verdict import Decay, MatrixForm, Write
 from ruledsl.algebra.verdict import Step as FormStep
 from ruledsl.lang.typed import Expr, Type
 
+NO_OUTER_PRODUCT = "a matrix is added that is no outer product: no matmul form"
+
 
 class NoForm(Exception):
     """There is no matmul form; the message says why."""
@@ -121,7 +123,7 @@ def offset(scope: Scope, value: Affine, transposed: bool) -> list[tuple[Coef, Ex
         found = _outer(scope, f, value.type)
         for p in found:
             if p.kind is not PartKind.RANK:
-                raise NoForm("a matrix is added that is no outer product: no matmul form")
+                raise NoForm(NO_OUTER_PRODUCT)
             assert p.matrix is not None and p.key is not None
             u, w = (p.key, p.matrix) if transposed else (p.matrix, p.key)
             out.append((p.coef, u, w))

@@ -16,7 +16,7 @@ from ruledsl.algebra.precision import inverted
 from ruledsl.algebra.verdict import CoupledForm, Kind, Price, Solved, TokenForm
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Dim, DimOp, Expr, Role, Type
-from ruledsl.lang.walk import subexpressions
+from ruledsl.lang.walk import mentions, subexpressions
 
 Count = Counter[tuple[str, ...]]  # product of sizes -> number
 
@@ -143,7 +143,8 @@ def flops(expr: Expr) -> Count:
 
 
 def _chunk(token: TokenForm, rule: typed.Rule) -> Count:
-    """The chunk form per token: products with the state, C x C products of keys, their application, the solve."""
+    """The chunk form per token: products with the state, C x C products of keys, their application, the solve, and what is
+    written from values at the state of the chunk's start."""
     c: Count = Counter({("C",): 1})
     out: Count = Counter()
     for form in token.forms:
@@ -158,6 +159,9 @@ def _chunk(token: TokenForm, rule: typed.Rule) -> Count:
         out += _times(_product(c, c), reads**3 / 3)
     for joint in token.coupled:
         out += _coupled(joint, token, c)
+    written = [w for f in token.forms for s in f.steps for w in s.writes] + [w for j in token.coupled for w in j.writes]
+    for value in (e for w in written for e in (w.key, w.value) if e is not None and mentions(e, typed.Frozen)):
+        out += flops(value)
     for value in [x.value for x in token.lets] + [x.value for x in token.outputs]:
         out += flops(value)
     for system in token.solves:
@@ -191,7 +195,7 @@ def _asked(token: TokenForm, states: set[tuple[str, int | None]]) -> Count:
 
 def _coupled(form: CoupledForm, token: TokenForm, c: Count) -> Count:
     """As above for states that are mapped jointly; their products of small matrices and weights are C x C tiles too."""
-    rows, cols, n = dim(form.rows), dim(form.cols), len(form.states)
+    rows, cols, n = dim(form.rows), dim(form.cols), len(form.held)
     own = {(s.state, s.member) for s in form.states}
     writes, rank = len(form.writes), sum(1 for w in form.writes if w.reads)
     asked = sum(len(w.reads) for w in form.writes)

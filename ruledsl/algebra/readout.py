@@ -3,7 +3,7 @@
 Each maximal matrix-vector product with a state becomes a Read; lets and outputs that hold one are rewritten over
 `Ref(name, Role.READ)`. Coefficients of later strata may use reads of earlier ones. A use of a state that is no such
 product leaves no token form. A system whose matrix holds states is solved by products with an unknown vector, if the
-matrix is known to be positive definite.
+matrix is known to be positive definite. What is frozen is a constant of the chunk, and stays as it is written.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ruledsl.algebra.affine import TooLarge
 from ruledsl.algebra.analysis import Analysis, Part, analyse
 from ruledsl.algebra.calculus import NoDerivative
 from ruledsl.algebra.coupled import coupled_form
+from ruledsl.algebra.held import copied, held
 from ruledsl.algebra.joined import joined
 from ruledsl.algebra.linear import Linear, NotAffine
 from ruledsl.algebra.normal import Demand, NoForm, matrix_form
@@ -66,8 +67,6 @@ def _refusal(part: Part) -> str:
         return f"{names}: not affine in the state"
     if part.too_large:
         return f"{names}: {part.found.reason}"
-    if part.frozen:
-        return f"{names}: no matmul form for values at the state of the chunk's start"
     return ""
 
 
@@ -102,8 +101,9 @@ class _Builder:
         self.lets |= {o.name: o.value for o in outputs}
         forms: list[MatrixForm] = []
         joint: list[CoupledForm] = []
-        for part in reversed(joined(self.analysis)):  # a later stratum's coefficients may want reads of an earlier one
-            if len(part.states) > 1:
+        parts = joined(scope, held(self.analysis))
+        for part in reversed(parts):  # a later stratum's coefficients may want reads of an earlier one
+            if len(part.states) > 1 or copied(scope, part):
                 found = coupled_form(scope, part, {s: self.demand(s) for s in part.states})
                 joint.insert(0, _rewritten(found, self.rewrite))
                 continue
@@ -177,7 +177,7 @@ class _Builder:
         seen = self.scope.seen(expr)
         if isinstance(expr, Ref) and expr.role in (Role.LET, Role.OUTPUT):
             return self.reference(expr)
-        if not seen.every:
+        if not seen.live:
             return build.rebuild(expr, self.rewrite)
         match expr:
             case typed.StateRef(name, type, version, member):
@@ -185,19 +185,17 @@ class _Builder:
                 if type.is_matrix:
                     raise NoForm(f"the matrix {name} is used other than in a product with a vector")
                 return self.want((name, member), version, None, False, type, expr.span)
-            case typed.Frozen(name):
-                raise NoForm(f"the state {name} of the chunk's start is read")
             case typed.Product() if not expr.type.is_matrix:
                 return self.product(expr)
             case typed.Product(x, y) if x.type.cols == 1:
                 return build.product(self.rewrite(x), self.rewrite(y))
-            case typed.Solve(matrix) if self.scope.seen(matrix).every:
+            case typed.Solve(matrix) if self.scope.seen(matrix).live:
                 return self.solved(expr)
         return build.rebuild(expr, self.rewrite)
 
     def reference(self, expr: Ref) -> Expr:
         name, value = expr.name, self.scope.lets[expr.name]
-        if self.scope.seen(value).every and value.type.is_matrix:
+        if self.scope.seen(value).live and value.type.is_matrix:
             if expr.lag is not None:
                 raise NoForm(f"the matrix {name} of an earlier token holds a state")
             return self.rewrite(value)
@@ -209,7 +207,7 @@ class _Builder:
         """A matrix-vector product (or a row by a matrix, or an inner product): chained from the vector's end, so that
         the state only ever meets a vector."""
         factors = self.flat(expr)
-        if expr.type.is_scalar and isinstance(factors[-1], typed.StateRef) and not self.scope.seen(factors[0]).every:
+        if expr.type.is_scalar and isinstance(factors[-1], typed.StateRef) and not self.scope.seen(factors[0]).live:
             factors = self.flat(build.transpose(expr))
         if factors[-1].type.cols == 1:
             out = self.rewrite(factors[-1])
@@ -223,7 +221,7 @@ class _Builder:
         if (
             isinstance(resolved, typed.Product)
             and expr.type.is_matrix
-            and self.scope.seen(resolved).every
+            and self.scope.seen(resolved).live
             and resolved.left.type.cols != 1
         ):
             expr = resolved
@@ -239,7 +237,7 @@ class _Builder:
         if self.applied > MOST_APPLIED:
             raise NoForm("too many terms around a state")
         seen = self.scope.seen(matrix)
-        if not seen.every:
+        if not seen.live:
             return build.product(self.rewrite(matrix), vector)
         match matrix:
             case typed.Transpose(typed.StateRef(name, _, version, member)) if not self.meets(vector, (name, member)):

@@ -26,6 +26,11 @@ class Seen:
         return Seen(self.now | other.now, self.frozen | other.frozen, self.before | other.before)
 
     @property
+    def live(self) -> frozenset[State]:
+        """The states whose values change from token to token inside a chunk."""
+        return self.now | self.before
+
+    @property
     def every(self) -> frozenset[State]:
         return self.now | self.frozen | self.before
 

@@ -4,7 +4,7 @@
     Stratum   = Stratum(states, kind, structure, reason, blame?)      -- one strongly connected component of the states
     TokenForm = TokenForm(lets, reads, forms, outputs, coupled, solves) -- what the chunk floor builds from; None: no chunk form
     MatrixForm= MatrixForm(state, transposed, steps)
-    CoupledForm = CoupledForm(states, writes, versions)              -- states that one token maps jointly
+    CoupledForm = CoupledForm(states, writes, versions, copies)       -- states that one token maps jointly
     Step      = Step(version, decay?, left?, writes)
     Write     = Write(key, value?, gain?, read?)
     Read      = Read(name, state, version, vector, left)
@@ -24,20 +24,24 @@ states as the token began, S_1 .. S_n, with scalar coefficients c and d:
 
     version  =  sum_j c_j S_j  +  sum_w d_w row_w key_w^T,      row_w = value_w + sum_j gain_j * (S_j read_j)
 
-so that the last versions together are (S_1 .. S_n) <- (P (x) I)(S_1 .. S_n) + low rank, with P the small matrix of the c.
+where some of the S_j may be copies: what is made of frozen states and added, which every token keeps. The last
+versions together are (S_1 .. S_n) <- (P (x) I)(S_1 .. S_n) + low rank, with P the small matrix of the c.
 
-All expressions are `typed` trees of the *unrolled* rule. Lets that read a
-state are rewritten over `Ref(name, Role.READ)`, one per `Read`.
+All expressions are `typed` trees of the *unrolled* rule. Lets that read a state are rewritten over `Ref(name, Role.READ)`,
+one per `Read`; what is frozen stands as it is written, a constant of the chunk.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import gcd
 from typing import Any
 
+from ruledsl.algebra.text import plain
 from ruledsl.lang import typed
 from ruledsl.lang.source import Span
+from ruledsl.lang.walk import expressions, subexpressions
 
 
 class Kind(StrEnum):
@@ -132,6 +136,14 @@ class CoupledState:
 
 
 @dataclass(frozen=True, slots=True)
+class CoupledCopy:
+    """A matrix or vector made of what is frozen, which no token of the chunk changes."""
+
+    value: typed.Expr
+    transposed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CoupledRead:
     """gain * (S_j read), of the states as the token began."""
 
@@ -155,7 +167,7 @@ class CoupledVersion:
 
     target: int  # which of the form's states
     version: int
-    states: tuple[tuple[int, typed.Expr], ...]  # (j, c_j)
+    states: tuple[tuple[int, typed.Expr], ...]  # (j, c_j); the copies are numbered after the states
     writes: tuple[tuple[int, typed.Expr], ...]  # (w, d_w)
 
 
@@ -171,7 +183,19 @@ class CoupledForm:
     writes: tuple[CoupledWrite, ...]
     versions: tuple[CoupledVersion, ...]
     gate: Decay | None
-    entries: tuple[tuple[int, int, typed.Expr], ...]
+    entries: tuple[tuple[int, int, typed.Expr], ...]  # j may be a copy
+    copies: tuple[CoupledCopy, ...] = ()
+
+    @property
+    def held(self) -> tuple[CoupledState | CoupledCopy, ...]:
+        """The states and the copies, in the order of their numbers."""
+        return (*self.states, *self.copies)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What they are called."""
+        own = (s.state if s.member is None else f"{s.state}[{s.member}]" for s in self.states)
+        return (*own, *(plain(c.value) for c in self.copies))
 
     def last(self, target: int) -> CoupledVersion:
         """What a token makes of a state."""
@@ -294,6 +318,12 @@ class Verdict:
     latex: str  # the same as LaTeX
     sizes: dict[str, int] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = ()
+
+    @property
+    def chunk(self) -> int | None:
+        """The chunk length that the rule itself fixes by what it freezes; None: nothing."""
+        held = (e for s in self.rule.body for x in expressions(s) for e in subexpressions(x) if isinstance(e, typed.Frozen))
+        return gcd(*(int(e.chunk.value) for e in held if isinstance(e.chunk, typed.Number))) or None
 
     @property
     def headline(self) -> str:

@@ -1,7 +1,8 @@
 """States that one token maps jointly, over a chunk: the writes' rows solved, reads and outgoing values.
 
-With S_j the states as the chunk begins, w the keys, P_t the small matrices of a token and M(t; s) their product over the
-tokens between s and t (`mixing`; the factor that all entries share is a gate of its own), a version of a state that is sum_j c_j S_j + sum_w d_w row_w key_w^T reads
+With S_j the states as the chunk begins (and the copies, which no token changes), w the keys, P_t the small matrices of a
+token and M(t; s) their product over the tokens between s and t (`mixing`; the factor that all entries share is a gate of
+its own), a version of a state that is sum_j c_j S_j + sum_w d_w row_w key_w^T reads
 
     version x  =  sum_i m_i (S_i x)  +  sum_{s<t} sum_w (x . key_w[s]) W_w[t, s] row_w[s]  +  sum_w d_w (x . key_w) row_w
 
@@ -35,9 +36,11 @@ class _Point:
 
 class Coupled:
     """The chunk form of one `CoupledForm`. Expressions are lowered by `row(expr, lag)`; `rows` and `cols` are the states'
-    sizes."""
+    sizes, `copies` the tiles of the form's copies."""
 
-    def __init__(self, b: Builder, form: CoupledForm, rows: Dim, cols: Dim, row: Callable[..., Tile]) -> None:
+    def __init__(
+        self, b: Builder, form: CoupledForm, rows: Dim, cols: Dim, row: Callable[..., Tile], copies: Sequence[Tile]
+    ) -> None:
         self.b = b
         self._form = form
         self._rows, self._cols = rows, cols
@@ -45,13 +48,14 @@ class Coupled:
         self._number = {(s.state, s.member): i for i, s in enumerate(form.states)}
         self.ports = [Port(s.state, PortKind.STATE, () if s.member is None else (s.member,)) for s in form.states]
         self._valid = b.input(Port("valid", PortKind.VALID), (TOKENS, 1))
-        self._states = [b.input(port, (rows, cols)) for port in self.ports]
-        n = range(len(form.states))
+        self._states = [*(b.input(port, (rows, cols)) for port in self.ports), *copies]
+        states, n = range(len(self.ports)), range(len(self._states))
         entries = {(i, j): self._neutral(row(x), float(i == j)) for i, j, x in form.entries}
-        missing = {(i, i): self._neutral(b.const(0.0), 1.0) for i in n}  # padding leaves the states as they are
-        self._mixing = Mixing(b, len(n), {at: x for at, x in (missing | entries).items() if x.value != 0})
+        # padding leaves the states as they are, every token the copies
+        rest = {(i, i): self._neutral(b.const(0.0), 1.0) if i in states else b.const(1.0) for i in n}
+        self._mixing = Mixing(b, len(n), {at: x for at, x in (rest | entries).items() if x.value != 0})
         self._gate = None if form.gate is None else self._decay(form.gate)
-        self._kept = [self._seen(form.last(i)).own for i in n]
+        self._kept = [self._seen(form.last(i)).own if i in states else {} for i in n]
         self._keys = [self._key(w) for w in form.writes]
         self._values: list[Tile | None] = [None if w.reads else self._value(w) for w in form.writes]
         reading = [i for i, w in enumerate(form.writes) if w.reads]

@@ -6,18 +6,21 @@ may be reads of states of earlier strata. Only what is asked for is made; every 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from math import gcd
 
-from ruledsl.algebra.verdict import CoupledForm, MatrixForm, Solved, TokenForm
+from ruledsl.algebra.verdict import CoupledCopy, CoupledForm, MatrixForm, Solved, TokenForm
 from ruledsl.chunk.build import Builder, Tile
 from ruledsl.chunk.coupled import Coupled
 from ruledsl.chunk.lower import Lowering
 from ruledsl.chunk.mixed_reads import mixed_reads
 from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind, Rows
 from ruledsl.chunk.recurrence import Recurrence
+from ruledsl.chunk.token_program import frozen_name
 from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.chunk.verify import verify
 from ruledsl.lang import typed
+from ruledsl.lang.walk import expressions, subexpressions
 
 MOST_STEPS = 64  # sub-steps of a token; the gradient grows with their square
 
@@ -26,7 +29,8 @@ def form(token: TokenForm, rule: typed.Rule, sizes: Mapping[str, int]) -> Progra
     """The chunk program of an unrolled rule. `sizes` are the numbers of family sizes; the others stay symbols.
 
     Padding: rows where VALID is 0 must repeat a real token; they leave the states alone, and their outputs mean
-    nothing. Raises UnsupportedForm.
+    nothing. Where states are frozen, the chunks are those at positions 0, `Program.chunk`, 2 * `Program.chunk`, ...: each of
+    the rule's own chunks is one or several of them. Raises UnsupportedForm.
     """
     if any(len(f.steps) > MOST_STEPS for f in token.forms):
         raise UnsupportedForm(f"a token of more than {MOST_STEPS} sub-steps")
@@ -54,6 +58,7 @@ class _Former:
         self._making: list[tuple[str, int | None]] = []
         self._read_tiles: dict[tuple[str, int], Tile] = {}
         self._chunk: int | None = None
+        self._copies: dict[Port, Tile] = {}
         self._lowering = Lowering(self.b, rule, token, sizes, self._read, self._frozen)
 
     def program(self) -> Program:
@@ -72,6 +77,7 @@ class _Former:
             assert isinstance(both, Coupled)
             for i, port in enumerate(both.ports):
                 results.append((Result(port.name, ResultKind.STATE, 0, port), both.outgoing(i)))
+        results += self._leaving_copies()
         types = tuple((s.name, s.type) for s in self._rule.symbols)
         types += tuple((o.name, o.value.type) for o in self._token.outputs)
         return verify(self.b.program(results, types, self._chunk))
@@ -88,7 +94,7 @@ class _Former:
         self._making += keys
         rows, cols = self._lowering.dim(matrix.rows), self._lowering.dim(matrix.cols)
         made: Recurrence | Coupled = (
-            Coupled(self.b, matrix, rows, cols, self._lowering.row)
+            Coupled(self.b, matrix, rows, cols, self._lowering.row, [self._added(c) for c in matrix.copies])
             if isinstance(matrix, CoupledForm)
             else Recurrence(self.b, matrix, rows, cols, self._lowering.row)
         )
@@ -134,17 +140,44 @@ class _Former:
         residual = right - b.at(image, unknown, found)
         return b.make("implicit", (found, residual, unknown, image), steps)
 
-    def _frozen(self, e: typed.Frozen) -> Tile:
-        """The state as the chunk began: the incoming one, if chunks are as long as the rule says."""
+    # ------------------------------------------------------------------------------------------------ frozen states
+
+    def _frozen(self, e: typed.Frozen, member: int | None) -> Tile:
+        """A frozen state as it is declared; a vector as one row."""
+        copy, transposed = self._copy(e, member)
+        if e.type.is_matrix:
+            return copy.T if transposed else copy
+        return copy.T if copy.shape[0] != 1 else copy
+
+    def _added(self, copy: CoupledCopy) -> Tile:
+        tile = self._lowering.matrix(copy.value) if copy.value.type.is_matrix else self._lowering.row(copy.value).T
+        return tile.T if copy.transposed else tile
+
+    def _copy(self, e: typed.Frozen, member: int | None) -> tuple[Tile, bool]:
+        """The state as the rule's own chunk began, in the form's orientation: the incoming one if these tokens hold that
+        chunk's first, else the copy that came along. And whether the form's matrix is the declared one transposed."""
         length = self._lowering.integer(e.chunk)
-        if self._chunk not in (None, length):
-            raise UnsupportedForm("states are frozen for chunks of different lengths", e.span)
-        self._chunk = length
-        matrix = self._forms.get((e.name, None))
+        self._chunk = gcd(self._chunk or 0, length)
+        key = e.name, member
+        matrix = self._forms.get(key) or self._joint.get(key)
         if matrix is None:
             raise UnsupportedForm(f"{e.name} has no matrix form", e.span)
-        shape = self._lowering.dim(matrix.rows), self._lowering.dim(matrix.cols)
-        state = self.b.input(Port(matrix.state, PortKind.STATE), shape)
-        if e.type.is_matrix:
-            return state.T if matrix.transposed else state
-        return state.T if shape[0] != 1 else state
+        port = Port(frozen_name(e.name, length), PortKind.STATE, () if member is None else (member,))
+        if port not in self._copies:
+            b = self.b
+            shape = self._lowering.dim(matrix.rows), self._lowering.dim(matrix.cols)
+            first = b.select("==", b.apply("mod", self._lowering.position(), float(length)), 0.0, 1.0, 0.0)
+            begins = b.sum(first * b.input(Port("valid", PortKind.VALID), (Rows(1), 1)), 0)
+            state = b.input(Port(e.name, PortKind.STATE, port.member), shape)
+            self._copies[port] = b.select(">", begins, 0.5, state, b.input(port, shape))
+        return self._copies[port], self._token.transposed[key]
+
+    def _leaving_copies(self) -> Iterator[tuple[Result, Tile]]:
+        """Copies of whatever the rule freezes, whether the chunk reads it or not."""
+        for e in (e for s in self._rule.body for value in expressions(s) for e in subexpressions(value)):
+            if isinstance(e, typed.Frozen):
+                for name, member in self._token.transposed:
+                    if name == e.name:
+                        self._copy(e, member)
+        for port, tile in self._copies.items():
+            yield Result(port.name, ResultKind.STATE, 0, port), tile

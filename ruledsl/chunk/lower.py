@@ -33,7 +33,7 @@ class Lowering:
         token: TokenForm,
         sizes: Mapping[str, int],
         read: Callable[[str, int], Tile],
-        frozen: Callable[[typed.Frozen], Tile],
+        frozen: Callable[[typed.Frozen, int | None], Tile],
     ) -> None:
         self.b = builder
         self._rule = rule
@@ -195,7 +195,7 @@ class Lowering:
             case typed.Rotate(operand, angle):
                 return self._rotate(operand, angle, lag)
             case typed.Frozen():
-                return self._frozen(e)
+                return self._held(e, None, lag)
             case typed.Solve():
                 raise UnsupportedForm("solve needs a matrix for each token", e.span)
             case typed.StateRef():
@@ -258,9 +258,16 @@ class Lowering:
         members, base = [index], e.base
         while isinstance(base, typed.Member):
             members, base = [self.integer(base.index), *members], base.base
+        if isinstance(base, typed.Frozen):
+            return self._held(base, members[0], lag)
         if not isinstance(base, typed.Ref) or base.role not in (Role.INPUT, Role.PARAM, Role.CONST):
             raise UnsupportedForm("only inputs and params have members", e.span)
         return self._ref(base, tuple(members), lag)
+
+    def _held(self, e: typed.Frozen, member: int | None, lag: int) -> Tile:
+        if lag:
+            raise UnsupportedForm("a value at the state of an earlier token's chunk", e.span)
+        return self._frozen(e, member)
 
     def _reduce(self, fn: str, operand: Expr, lag: int) -> Tile:
         b = self.b

@@ -128,7 +128,7 @@ class Program:
     ports: tuple[Port, ...]  # node `input` has the index of its port as attr
     results: tuple[Result, ...]
     types: tuple[tuple[str, Type], ...] = ()  # declared types of inputs, params, states and outputs, for the caller
-    chunk: int | None = None  # the only chunk length it is right for (it reads a frozen state); None: any
+    chunk: int | None = None  # the only chunk length it is right for (states are frozen), from position 0 on; None: any
 
     def port(self, node: Node) -> Port:
         """Where an `input` node's tile comes from."""

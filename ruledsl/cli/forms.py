@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 from ruledsl import pipeline
@@ -23,9 +24,18 @@ SAID = {
 }
 
 
-def form(verdict: Verdict) -> Form:
-    """The form that the torch backend has for the rule; loops at twice the sizes at which they were judged."""
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The form that the torch backend has for a rule, and whether there are chunk kernels for it."""
+
+    form: Form
+    kernels: bool = False
+
+
+def runs(verdict: Verdict) -> Runs:
+    """Scans with loops at twice the sizes at which they were judged."""
     rule = pipeline.check(pipeline.parse(verdict.rule.source))  # a family is unrolled once only
-    if not isinstance(chunkable(rule, verdict.sizes), str):
-        return Form.CHUNK
-    return Form.TOKENS if isinstance(scannable(rule, larger(verdict.sizes)), str) else Form.SCAN
+    found = chunkable(rule, verdict.sizes)
+    if not isinstance(found, str):
+        return Runs(Form.CHUNK, found.kernels)
+    return Runs(Form.TOKENS if isinstance(scannable(rule, larger(verdict.sizes)), str) else Form.SCAN)

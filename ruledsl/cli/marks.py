@@ -51,7 +51,7 @@ def results(folder: Path | None = None) -> dict[str, Data]:
 
 def marks(rule: str, text: str, files: dict[str, Data], chunks: bool) -> tuple[str, ...]:
     """For each of COLUMNS: `yes`, `no`, `N of M` cases, `stale`, or `-` where no result is committed. `chunks`: the rule has
-    a chunk form, so that results of token kernels do not speak for it."""
+    chunk kernels, so that results of token kernels do not speak for it."""
     fresh: list[Found] = []
     stale: set[str] = set()
     for name, data in files.items():

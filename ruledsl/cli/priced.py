@@ -60,6 +60,8 @@ def priced(verdict: Verdict, given: Mapping[str, int], device: Target) -> Priced
     names = [*rule.sizes, *loops]
     own = {name: given.get(name, loops.get(name, DEFAULT)) for name in dict.fromkeys(names)}
     run = {name: value if name in own else given.get(name, value) for name, value in RUN.items()}
+    if verdict.chunk is not None and "C" not in own:
+        run["C"] = verdict.chunk
     found = amounts(price, {"C": run["C"], **own})
     heads, batch = run["H"], run["B"]
     chunked = verdict.token is not None

@@ -13,7 +13,7 @@ from ruledsl.algebra.verdict import Kind, Verdict
 from ruledsl.algebra.witness import shown
 from ruledsl.cli import priced
 from ruledsl.cli.findings import blame_note
-from ruledsl.cli.forms import SAID, form
+from ruledsl.cli.forms import SAID, runs
 from ruledsl.cli.priced import Priced
 from ruledsl.cli.say import console, diagnostics
 from ruledsl.lang.diagnostic import RuleError
@@ -76,7 +76,7 @@ def _facts(verdict: Verdict) -> Iterator[tuple[str, str]]:
     if price.note:
         yield "" if price.state_bytes else "price", price.note
     if verdict.token is None and verdict.no_form:
-        yield "chunk form", f"none: {verdict.no_form}; {SAID[form(verdict)]}"
+        yield "chunk form", f"none: {verdict.no_form}; {SAID[runs(verdict).form]}"
 
 
 def _notes(verdict: Verdict) -> Iterator[tuple[str, str]]:

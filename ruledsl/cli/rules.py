@@ -17,7 +17,7 @@ def rules() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ruledsl.cli.forms import Form, form
+    from ruledsl.cli.forms import runs
     from ruledsl.cli.marks import COLUMNS, marks, results
     from ruledsl.cli.read import collection, judge
     from ruledsl.cli.report import colour
@@ -37,14 +37,14 @@ def rules() -> None:
         for path in collection():
             source = load_source(path)
             verdict = judge(source)
-            runs = form(verdict)
+            found = runs(verdict)
             table.add_row(
                 path.stem,
                 Text(str(verdict.kind), colour(verdict.kind)),
                 _structure(verdict),
                 verdict.price.state_bytes,
-                str(runs),
-                *marks(path.stem, source.text, committed, runs is Form.CHUNK),
+                str(found.form),
+                *marks(path.stem, source.text, committed, found.kernels),
             )
     out.print(table)
 

@@ -82,8 +82,7 @@ def _form(form: MatrixForm) -> Iterator[str]:
 
 
 def _coupled(form: CoupledForm) -> Iterator[str]:
-    plain_names = [s.state if s.member is None else f"{s.state}[{s.member}]" for s in form.states]
-    names = [f"{n}{'^T' if s.transposed else ''}" for n, s in zip(plain_names, form.states, strict=True)]
+    names = [f"{n}{'^T' if s.transposed else ''}" for n, s in zip(form.names, form.held, strict=True)]
     yield f"form        {', '.join(names)} [{form.rows}, {form.cols}] together"
     for w, write in enumerate(form.writes, 1):
         parts = [f"[{plain(r.gain)}] ({names[r.source]} [{plain(r.read)}])" for r in write.reads]

@@ -33,8 +33,9 @@ LONGEST = 40
 
 
 def identifier(name: str) -> str:
-    """A Python identifier for a name of a rule: ASCII letters, digits and `_` stand; other characters become their code."""
-    text = "".join(c if c.isascii() and (c.isalnum() or c == "_") else f"u{ord(c):x}" for c in name)[:LONGEST]
+    """A Python identifier for a name of a rule: ASCII letters, digits and `_` stand, a dot becomes `_` and other characters
+    their code."""
+    text = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" if c == "." else f"u{ord(c):x}" for c in name)[:LONGEST]
     if not text or not (text[0].isalpha() and text[0].isascii()):
         text = "x" + text
     return text + "_" if keyword.iskeyword(text) or keyword.issoftkeyword(text) or hasattr(builtins, text) else text

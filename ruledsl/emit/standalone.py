@@ -48,14 +48,13 @@ def standalone(
         raise Unsupported("the rule has no inputs: there is no sequence to run it on")
     held = carried(rule)
     inputs = {s.name for s in rule.of(Role.INPUT)}
-    if held.frozen or not inputs.issuperset(held.lags):
-        if isinstance(schedule, KernelForm):
-            raise Unsupported(
-                "a state copied from a chunk's start, or a computed value that is looked back at, has no kernels here; --backend torch writes the loop over tokens"
-            )
-        schedule = (
-            None  # chunks would have to begin where the rule's own do; what is computed and looked back at has no tile
+    computed = not inputs.issuperset(held.lags)
+    if isinstance(schedule, KernelForm) and (held.frozen or computed):
+        raise Unsupported(
+            "a state copied from a chunk's start, or a computed value that is looked back at, has no kernels here; --backend torch writes it"
         )
+    if computed:
+        schedule = None  # what is computed and looked back at has no tile
     names = Names(functions.defined() | OWN)
     scope = Scope({size: names.new(identifier(size)) for size in rule.sizes})
     parts = [token_text(rule, Scope(scope.sizes, "like", scope.called), sizes, functions.defined() | OWN)]

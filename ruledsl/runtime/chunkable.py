@@ -22,6 +22,11 @@ class Chunkable:
     unrolled: typed.Rule
     sizes: Mapping[str, int]
 
+    @property
+    def kernels(self) -> bool:
+        """Do chunk kernels take it? They hold no family of states, none as its chunk began, and no system."""
+        return not self.token.families and not self.token.solves and self.program.chunk is None
+
 
 def chunkable(rule: typed.Rule, sizes: Mapping[str, int]) -> Chunkable | str:
     """The chunk program, or why there is none. `sizes` binds `pipeline.unroll_sizes(rule)`."""
@@ -31,8 +36,6 @@ def chunkable(rule: typed.Rule, sizes: Mapping[str, int]) -> Chunkable | str:
         return f"the rule has no chunk form: {why}"
     inputs = {s.name for s in rule.of(typed.Role.INPUT)}
     carries = carried(unrolled, sizes)
-    if carries.frozen:
-        return "the rule has no chunk form: its state includes a copy from the chunk's start, which only the recurrent backend carries"
     computed = [name for name in carries.lags if name not in inputs]
     if computed:
         return f"the rule has no chunk form: `{computed[0]}` is computed and looked back at"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ruledsl import pipeline
 from ruledsl.chunk.program import Port, PortKind, Program, ResultKind
+from ruledsl.chunk.token_program import frozen_name, prev_name
 from ruledsl.lang import typed
 from ruledsl.lang.systems import in_systems
 from ruledsl.runtime import layout, registration
@@ -26,7 +27,8 @@ from ruledsl.runtime.errors import BackendError, StateError
 from ruledsl.runtime.layout import Chunks
 from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.setting import Setting
-from ruledsl.runtime.state import open_axes
+from ruledsl.runtime.state import open_axes, tensors_of, with_tensors
+from ruledsl.runtime.statics import carried
 from ruledsl.runtime.token import Carry
 from ruledsl.schedule.keys import VALID, port_key
 from ruledsl.schedule.plan import Schedule
@@ -122,13 +124,16 @@ def form_of(rule: Rule, found: Chunkable, sizes: Mapping[str, int], chunk_size: 
 def state_tiles(found: Chunkable, forward: Program) -> tuple[StateTile, ...]:
     """The states that leave the chunk, in the order of the program's results."""
     transposed = found.token.transposed
+    copies = {frozen_name(n, chunk): n for n, chunk in carried(found.unrolled, found.sizes).frozen}
     ports = [
         r.port if r.port is not None else Port(r.name, PortKind.STATE)
         for r in forward.results
         if r.kind is ResultKind.STATE
     ]
     members = [p.member[0] if p.member else None for p in ports]
-    return tuple(StateTile(port_key(p), p.name, j, transposed[p.name, j]) for p, j in zip(ports, members, strict=True))
+    declared = [copies.get(p.name, p.name) for p in ports]
+    found_tiles = zip(ports, declared, members, strict=True)
+    return tuple(StateTile(port_key(p), p.name, j, transposed[n, j]) for p, n, j in found_tiles)
 
 
 # ------------------------------------------------------------------------------------------------ the plan
@@ -241,7 +246,9 @@ def run(compiled: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None)
     if call.length == 0:
         return {o.name: no_tokens(call, o.value.type) for o in rule.outputs}, carry
     states = [state_entering(carry, s) for s in form.states]
-    chunks, tokens, outputs, found = run_tiles(compiled, form.schedule.chunk, states, call, carry, cu_seqlens)
+    chunks, tokens, outputs, found = run_tiles(
+        compiled, form.schedule.chunk, states, call, carry, cu_seqlens, form.schedule.forward.program.chunk is not None
+    )
     return outputs, carry_after(carry, dict(zip(form.states, found, strict=True)), tokens, chunks, call)
 
 
@@ -257,15 +264,17 @@ class OnTiles(Protocol):
 
 
 def run_tiles(
-    compiled: OnTiles, length: int, states: list[Tensor], call: Call, carry: Carry, cu_seqlens: Tensor | None
+    compiled: OnTiles, length: int, states: list[Tensor], call: Call, carry: Carry, cu_seqlens: Tensor | None,
+    aligned: bool = False,
 ) -> tuple[Chunks, dict[str, Tensor], dict[str, Tensor], list[Tensor]]:
     """Run a plan on chunks of `length` tokens: the chunks, the inputs with axes opened, outputs [B, T, H, (family...), rows,
-    cols], leaving states as `states` is."""
+    cols], leaving states as `states` is. `aligned`: the chunks are those at positions 0, `length`, 2 * `length` ..."""
     rule = compiled.rule
+    shift = None if carry.t is None or carry.begins or not aligned else carry.t % length
     chunks = (
-        layout.whole(call.length, length, call.device)
+        layout.whole(call.length, length, call.device, shift)
         if cu_seqlens is None
-        else layout.packed(call.length, length, cu_seqlens)
+        else layout.packed(call.length, length, cu_seqlens, shift)
     )
     types = {s.name: s.type for s in rule.symbols}
     tokens = {n: open_axes(expand_heads(x, 2, call.heads).to(call.dtype), types[n]) for n, x in call.inputs.items()}
@@ -304,7 +313,7 @@ def tile_of(
 
 def state_entering(carry: Carry, state: StateTile) -> Tensor:
     """[B or sequences, H, rows, cols] in the form's orientation."""
-    x = carry.states[state.name]
+    x = tensors_of(carry)[state.name]
     x = x if state.member is None else x[:, :, state.member - 1]
     return x.mT if state.transposed else x
 
@@ -313,7 +322,7 @@ def carry_after(
     carry: Carry, leaving: Mapping[StateTile, Tensor], tokens: Mapping[str, Tensor], chunks: Chunks | None, call: Call
 ) -> Carry:
     """The carry after the last token. `leaving`: states in the form's orientation; `tokens`: inputs with axes opened."""
-    states = dict(carry.states)
+    states = tensors_of(carry)
     members: dict[str, dict[int, Tensor]] = {}
     for tile, x in leaving.items():
         x = x.mT if tile.transposed else x
@@ -323,13 +332,11 @@ def carry_after(
             members.setdefault(tile.name, {})[tile.member] = x
     states |= {name: torch.stack([parts[j] for j in sorted(parts)], 2) for name, parts in members.items()}
     if chunks is None:  # nothing but states is carried
-        return replace(carry, states=states)
-    prev = {}
+        return with_tensors(carry, states, call.length)
     for name, ring in carry.prev.items():
         flat = layout.next_ring(tokens[name].flatten(3), chunks, ring.flatten(3))
-        prev[name] = flat.unflatten(3, ring.shape[3:])
-    t = None if carry.t is None else carry.t + (call.length if chunks.lengths is None else chunks.lengths)
-    return replace(carry, states=states, prev=prev, t=t)
+        states[prev_name(name)] = flat.unflatten(3, ring.shape[3:])
+    return with_tensors(carry, states, call.length if chunks.lengths is None else chunks.lengths)
 
 
 def _output(x: Tensor, chunks: Chunks, call: Call, type_: typed.Type) -> Tensor:

@@ -128,6 +128,29 @@ def untile(x, length, batch, heads, rows, columns):
     return x.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length].unflatten(-1, (rows, columns))
 
 
+def own_chunks(t, length, chunk):
+    """[B, N * chunk]: which token stands in each row of the chunks at positions 0, chunk, 2 * chunk, ...; `t` [B, ...] is the
+    position of the first. Below 0 and from `length` on there is none."""
+    rows = torch.arange(-(-(length + chunk - 1) // chunk) * chunk, device=t.device)
+    return rows - t.reshape(-1, 1) % chunk
+
+
+def tile_at(x, rows, chunk, lag=0, before=None):
+    """`tile` by the table of `own_chunks`; the nearest token where there is none."""
+    length = x.shape[1]
+    if lag:
+        x = torch.cat([before[:, :, before.shape[2] - lag :].movedim(2, 1), x], 1)[:, :length]
+    index = rows.clamp(min=0, max=length - 1)[:, :, None, None].expand(-1, -1, *x.flatten(3).shape[2:])
+    return x.flatten(3).gather(1, index).unflatten(1, (-1, chunk)).permute(0, 3, 1, 2, 4).contiguous()
+
+
+def untile_at(x, table, length, batch, heads, rows, columns):
+    """The inverse of `tile_at`: tokens [B, T, H, rows, columns]."""
+    x = x.expand(batch, heads, *x.shape[-3:]).permute(0, 2, 3, 1, 4).flatten(1, 2)
+    index = (torch.arange(length, device=x.device) - table[:, :1])[:, :, None, None]
+    return x.gather(1, index.expand(-1, -1, *x.shape[2:])).unflatten(-1, (rows, columns))
+
+
 def kept_values(x, before):
     """The last values of x [B, T, H, ...] for `prev`, as [B, H, L, ...]; `before` are those in front of the first."""
     return torch.cat([before, x.movedim(1, 2)], 2)[:, :, -before.shape[2] :]
@@ -191,7 +214,7 @@ def agreement(first, second, given, names):
     for function in (first, second):
         leaves = {key: x.detach().clone().requires_grad_(x.is_floating_point()) for key, x in given.items()}
         outputs, state = function(leaves)
-        results = [*outputs.values(), *(x for x in state.values() if x.is_floating_point())]
+        results = [*outputs.values(), *(state[key] for key in sorted(state) if state[key].is_floating_point())]
         generator = torch.Generator().manual_seed(1)
         total = sum((x * torch.randn(x.shape, generator=generator, dtype=x.dtype)).sum() for x in results)
         wanted = [leaves[name] for name in names]

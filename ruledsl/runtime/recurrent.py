@@ -7,7 +7,6 @@ It runs on any device, for every rule, and is differentiable any number of times
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -85,17 +84,15 @@ def _no_tokens(token: Token, type_: typed.Type, batch: int) -> Tensor:
 
 def _rows(carry: Carry, i: int) -> Carry:
     """The carry of one sequence."""
-    part = {
-        f.name: {k: x[i : i + 1] for k, x in getattr(carry, f.name).items()} for f in fields(carry) if f.name != "t"
-    }
-    return replace(carry, **part, t=None if carry.t is None else carry.t[i : i + 1])
+    states = {k: x[i : i + 1] for k, x in carry.states.items()}
+    prev = {k: x[i : i + 1] for k, x in carry.prev.items()}
+    frozen = {k: x[i : i + 1] for k, x in carry.frozen.items()}
+    return Carry(states, prev, frozen, None if carry.t is None else carry.t[i : i + 1])
 
 
 def _join(carries: list[Carry]) -> Carry:
     first = carries[0]
-    parts = {
-        f.name: {k: torch.cat([getattr(c, f.name)[k] for c in carries]) for k in getattr(first, f.name)}
-        for f in fields(first)
-        if f.name != "t"
-    }
-    return replace(first, **parts, t=None if first.t is None else torch.cat([c.t for c in carries if c.t is not None]))
+    states = {k: torch.cat([c.states[k] for c in carries]) for k in first.states}
+    prev = {k: torch.cat([c.prev[k] for c in carries]) for k in first.prev}
+    frozen = {k: torch.cat([c.frozen[k] for c in carries]) for k in first.frozen}
+    return Carry(states, prev, frozen, None if first.t is None else torch.cat([c.t for c in carries if c.t is not None]))

@@ -20,6 +20,7 @@ class Carry:
     prev: Mapping[str, Tensor] = field(default_factory=dict)  # [B, H, lag, ...], oldest first
     frozen: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)  # by state and chunk length
     t: Tensor | None = None  # [B], int64
+    begins: bool = False  # known to stand before the first token: t is 0
 
 
 @dataclass(frozen=True, slots=True)

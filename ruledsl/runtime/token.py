@@ -50,7 +50,7 @@ class Token:
             for n, lag in self.carried.lags.items()
         }
         t = torch.zeros(batch, dtype=torch.int64, device=self.like["device"]) if self.carried.position else None
-        return Carry(full, prev, {(n, c): full[n] for n, c in self.carried.frozen}, t)
+        return Carry(full, prev, {(n, c): full[n] for n, c in self.carried.frozen}, t, True)
 
     def initial(self, state: typed.Symbol, batch: int) -> Tensor:
         """The declared first value of a state that is not learned."""

@@ -39,9 +39,9 @@ def run(plan: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None) -> 
 
 
 def _has_chunks(rule: Rule, sizes: dict[str, int] | None) -> bool:
-    """A chunk form that chunk kernels take: one without families of states and without systems to solve."""
+    """A chunk form that chunk kernels take."""
     found = rule.chunkable(sizes)
-    return not isinstance(found, str) and not found.token.families and not found.token.solves
+    return not isinstance(found, str) and found.kernels
 
 
 def prepare_step(rule: Rule, setting: Setting) -> TokenText | None:

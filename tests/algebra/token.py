@@ -65,6 +65,7 @@ def sample(rule: typed.Rule, sizes: dict[str, int], seed: int) -> Env:
             members = range(1, dim_value(s.type.family[0], sizes) + 1) if s.type.family else [None]
             for member in members:
                 env[s.name, 0, member] = value(typed.Type(s.type.rows, s.type.cols), None, False, False)
+            env[s.name, -1] = value(typed.Type(s.type.rows, s.type.cols), None, False, False)
         elif s.role is Role.CONST and s.init is not None:
             env[s.name, 0] = evaluate(s.init, env, {}, sizes)
         else:
@@ -142,6 +143,7 @@ class _Form:
             return
         old = [transposed(m) if s.transposed else m for s in c.states for m in [self.states[s.state, 0, s.member]]]
         self.matrices |= {key: {0: m} for key, m in zip(keys, old, strict=True)}
+        old += [transposed(m) if s.transposed else m for s in c.copies for m in [self.value(s.value)]]
         rows, cols = dim_value(c.rows, self.sizes), dim_value(c.cols, self.sizes)
         written = []
         for w in c.writes:
@@ -220,5 +222,5 @@ def reads_in(expr: typed.Expr, lets: dict[str, typed.Expr]) -> set[str]:
             out.add(expr.name)
         elif expr.lag is None and expr.name in lets:
             out |= reads_in(lets[expr.name], lets)
-    assert not isinstance(expr, typed.StateRef | typed.Frozen | typed.Grad), "a form holds no state, and no gradient"
+    assert not isinstance(expr, typed.StateRef | typed.Grad), "a form holds no state, and no gradient"
     return out.union(*(reads_in(c, lets) for c in typed.children(expr)))

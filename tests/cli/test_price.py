@@ -133,6 +133,11 @@ def test_check_with_sizes() -> None:
     assert "(published figures)" in run("check", "delta", "--device", "a100").out
 
 
+def test_the_chunk_is_the_rule_s_own() -> None:
+    assert "C=16;" in run("check", "titans", "--sizes", "K=64,V=64,C=32", COLUMNS="200").out
+    assert "C=32;" in run("check", "delta", "--sizes", "K=64,V=64,C=32", COLUMNS="200").out
+
+
 def test_the_numbers_do_not_depend_on_the_length() -> None:
     short, long = (
         json.loads(run("check", "delta", "--sizes", f"T={t}", "--format", "json").out)["rules"][0]["cost"]

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from ruledsl.cli import marks
+from ruledsl.cli.forms import runs
 from ruledsl.cli.marks import NONE, STALE, text_hash
+from ruledsl.cli.read import judge
+from ruledsl.resources import load_source
 
 from .running import ROOT, run
 
@@ -92,9 +95,10 @@ def test_the_command_lists_every_rule_with_the_committed_marks() -> None:
     files = marks.results()
     assert set(files) == set(marks.READERS), "every reader has its file"
     for path in sorted((ROOT / "rules").glob("*.rule")):
-        chunks = "chunk" in lines[path.stem].split()
-        expected = marks.marks(path.stem, path.read_text(encoding="utf-8"), files, chunks)
+        kernels = runs(judge(load_source(path))).kernels
+        expected = marks.marks(path.stem, path.read_text(encoding="utf-8"), files, kernels)
         assert " ".join(lines[path.stem].split()).endswith(" ".join(expected))
+    assert "chunk" in lines["titans"].split() and not runs(judge(load_source(ROOT / "rules/titans.rule"))).kernels
     assert "scan" in lines["mamba1"].split() and "chunk" in lines["delta"].split() and "tokens" in lines["gru"].split()
 
 

@@ -17,7 +17,7 @@ from ruledsl.emit.standalone import standalone
 
 CORPUS = Path(__file__).resolve().parent.parent / "corpus"
 # no decay, scalar and diagonal decay with reads, families and several steps, given consts, lags, frozen, no chunk form
-RULES = ("linear", "gated_delta", "kda", "delta_product", "retention", "case_33", "ttt_linear", "gru")
+RULES = ("linear", "gated_delta", "kda", "delta_product", "retention", "case_33", "ttt_linear", "titans", "gru")
 
 
 def compiled(text: str, chunk: int | None = 8) -> str:
@@ -130,10 +130,12 @@ def test_a_frozen_state_is_continued_at_any_token() -> None:
     given = module["example"](2, 15, 2, {"K": 4, "V": 6})
     state = {"S": given.pop("S")}
     expected, last = module["recurrent"](**given, initial_state=state)
-    first, middle = module["recurrent"](**{k: x[:, :6] for k, x in given.items()}, initial_state=state)
-    second, end = module["recurrent"](**{k: x[:, 6:] for k, x in given.items()}, initial_state=middle)
-    torch.testing.assert_close(torch.cat([first, second], 1), expected)
-    torch.testing.assert_close(end, last)
+    for run in (module["recurrent"], module["chunked"]):
+        first, middle = run(**{k: x[:, :6] for k, x in given.items()}, initial_state=state)
+        one, after = module["step"](middle, **{k: x[:, 6] for k, x in given.items()})
+        rest, end = run(**{k: x[:, 7:] for k, x in given.items()}, initial_state=after)
+        torch.testing.assert_close(torch.cat([first, one[:, None], rest], 1), expected)
+        torch.testing.assert_close(end, last)
     k, v, b, s = given["k"], given["v"], given["b"], state["S"]
     for t in range(4):  # the first chunk by hand: every gradient at the state it began with
         error = torch.einsum("bhvk,bhk->bhv", state["S"], k[:, t]) - v[:, t]

@@ -30,20 +30,24 @@ class _Equations:
         self.shown = names
         own = {(s.state, s.member): i for i, s in enumerate(form.states)}
         self.reads = [(names[r.name], r, own[r.state, r.member]) for r in token.reads if (r.state, r.member) in own]
-        self.labels = [s.state if s.member is None else f"{s.state}[{s.member}]" for s in form.states]
-        self.takes = {i: {i} for i in range(len(form.states))}
+        self.labels = form.names
+        self.takes = {i: {i} for i in range(len(form.held))}
         for _ in form.states:
             self.takes = {
-                i: found.union(*({j for j, _ in form.last(k).states} for k in found)) for i, found in self.takes.items()
+                i: found.union(*({j for j, _ in form.last(k).states} for k in found if k < len(form.states)))
+                for i, found in self.takes.items()
             }
         self.row = w.fresh("e", "r", "z")
         self.product = w.fresh("D", "G", "W")
 
     def lines(self) -> Iterator[Line]:
         w, n = self.w, len(self.form.states)
+        total, lines = len(self.labels), "line" if n == 1 else f"{n} lines"
         names = " and ".join(w.inline(w.name(x)) for x in self.labels)
+        kept = ", ".join(w.inline(w.name(x)) for x in self.labels[n:])
         yield Sentence(
-            f"{names} are taken together: each token mixes them by the {n} x {n} matrix of their factors in the next {n} lines"
+            f"{names} are taken together: each token mixes them by the {total} x {total} matrix of their factors in the next {lines}"
+            + (f"; no token of the chunk changes {kept}" if kept else "")
         )
         for i in range(n):
             yield Equation(w.write(self.state(i, "t")), self.version(self.form.last(i)))
@@ -72,7 +76,8 @@ class _Equations:
 
     def state(self, i: int, at: str) -> Expr:
         form = self.form
-        if form.states[i].transposed:
+        at = at if i < len(form.states) else ""
+        if form.held[i].transposed:
             return build.transpose(symbol(self.labels[i], at, Type(form.cols, form.rows)))
         return symbol(self.labels[i], at, Type(form.rows, form.cols))
 
@@ -122,7 +127,7 @@ class _Equations:
         for _, read, i in self.reads:
             seen = [v for v in self.form.versions if (v.target, v.version) == (i, read.version)]
             found |= {j for v in seen for j, _ in v.states} if seen else {i}
-        return sorted(found)
+        return sorted(i for i in found if i < len(self.form.states))
 
     def _system(self) -> Iterator[Line]:
         w, form = self.w, self.form

@@ -40,8 +40,8 @@ def device_row(name: str) -> Target | None:
 
 def floor(rule: Rule, shape: Shape, itemsize: int, device: Target) -> Floor | None:
     """`itemsize`: bytes of an entry of an input. Backward and forward count as three forward passes. None for a rule whose
-    price is not counted. Latency counts only where tokens must wait for each other: with a chunk form a sequence can be
-    split."""
+    price is not counted. Latency counts only where tokens must wait for each other (or the rule's own chunks must): with a
+    chunk form a sequence can be split."""
     sizes, price = shape.sizes(rule), rule.verdict.price
     if not price.state_bytes:
         return None
@@ -51,11 +51,12 @@ def floor(rule: Rule, shape: Shape, itemsize: int, device: Target) -> Floor | No
             price = price_at(rule.typed, loops)
         except (RuleError, TooLarge, NoDerivative, RecursionError):
             return None
-    found = amounts(price, {"C": CHUNK, **sizes})
+    own = rule.verdict.chunk
+    found = amounts(price, {"C": own or CHUNK, **sizes})
     wider = itemsize / PRICED
     moved = found.train_bytes * wider
     stepped = found.decode_bytes - found.train_bytes + moved  # the state does not get wider
-    steps = 0.0 if rule.verdict.token is not None else 1.0
+    steps = 1.0 if rule.verdict.token is None else 1 / own if own else 0.0
     heads, batch = shape.heads, shape.batch
     forward = roofline(device, found.train_flops, moved, steps, heads, batch)
     both = roofline(device, BACKWARD * found.train_flops, BACKWARD * moved, steps, heads, batch)

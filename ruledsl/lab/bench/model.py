@@ -70,7 +70,7 @@ def _kernels(
     """Of the forward and of the backward pass; None for a rule without chunk kernels."""
     sizes = shape.sizes(rule)
     found = rule.chunkable(sizes)
-    if isinstance(found, str) or found.token.families or found.token.solves:
+    if isinstance(found, str) or not found.kernels:
         return None
     try:
         form = triton_chunked.form_of(
