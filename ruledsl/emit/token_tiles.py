@@ -49,6 +49,7 @@ class Space:
     numbers: Mapping[str, int]
     cut: Dim | None = None  # the size that is cut
     block: int = 1  # lanes of a block
+    ragged: bool = False  # for other sizes too: any lane may be padding
     labels: dict[Dim, str] = field(default_factory=dict)
     wide: set[Dim] = field(default_factory=set)  # sizes of matrix products: at least 16 lanes
 
@@ -66,7 +67,7 @@ class Space:
 
     def padded(self, dim: Dim, cut: bool) -> bool:
         n = self.number(dim)
-        return n % self.block != 0 if cut else n != self.lanes(dim)
+        return self.ragged or (n % self.block != 0 if cut else n != self.lanes(dim))
 
     def width(self, type: Type) -> str:
         """Entries of one value of that type, families included, as an expression."""

@@ -35,6 +35,7 @@ class Walk:
     starts: tuple[tuple[Port, float], ...] = ()
     keeps: bool = False  # what enters every segment is written for the backward kernels
     from_last: bool = False
+    ragged: bool = False  # for any sizes, those of the call are an example
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def walk_text(walk: Walk, sizes: Mapping[str, int]) -> WalkText:
 
 class _Scan(Module):
     def __init__(self, walk: Walk, sizes: Mapping[str, int]) -> None:
-        super().__init__(walk.split, sizes, walk.block)
+        super().__init__(walk.split, sizes, walk.block, walk.ragged)
         self.walk = walk
         self.starts = dict(walk.starts)
         gradient = walk.split.gradient

@@ -12,7 +12,7 @@ from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.emit.triton_scan import Walk, WalkText, walk_text
 from ruledsl.lang.typed import Type
 from ruledsl.schedule.scan_tiles import ScanTiles, scan_tiles
-from ruledsl.schedule.token_split import split
+from ruledsl.schedule.token_split import Split, split
 
 IMPORTS = "import torch\nimport triton\nimport triton.language as tl"
 _JOINED = 4  # pieces of a turn
@@ -83,6 +83,18 @@ def scan_text(
     names = tuple(dict.fromkeys(r.port.name for r in token.results if r.kind is ResultKind.STATE and r.port))
     text = "\n\n\n".join([f"{header}\n{IMPORTS}", *(w.text for w in texts.values())]) + "\n"
     return ScanText(text, tiles, texts, names, types, tuple(x.parts for x in up), tuple(x.parts for x in down))
+
+
+def whole_walks(
+    token: Program, gradient: Program, sizes: Mapping[str, int]
+) -> tuple[WalkText, WalkText, ScanTiles, Split]:
+    """The kernels that take sequences whole, for any sizes; `sizes` are what the tiles are chosen for. UnsupportedForm."""
+    _supported(token, gradient)
+    whole = split(token, gradient)
+    tiles = scan_tiles(whole, sizes)
+    run = Walk("run", whole, tiles.block, tiles.turn, tiles.segment, keeps=True, ragged=True)
+    back = Walk("back", whole, tiles.block, tiles.turn, tiles.segment, back=True, ragged=True)
+    return walk_text(run, sizes), walk_text(back, sizes), tiles, whole
 
 
 def _forward(i: int, level: Level, tiles: ScanTiles) -> list[Walk]:

@@ -72,11 +72,11 @@ def _member(prefix: str, port: Port) -> str:
 
 
 class Module:
-    def __init__(self, split: Split, sizes: Mapping[str, int], block: int) -> None:
+    def __init__(self, split: Split, sizes: Mapping[str, int], block: int, ragged: bool = False) -> None:
         f = split.forward.program
         self.split = split
         self.cut = split.dim is not None
-        self.space = Space(sizes, split.dim, block)
+        self.space = Space(sizes, split.dim, block, ragged)
         self.types: dict[str, Type] = dict(f.types) | dict(split.gradient.program.types)
         for marked in (split.forward, split.gradient):  # sizes of products are known before anything is written
             Body(marked, self.space, "", {}, self._load_at("", ""))

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from test_token import ask
 
-from ruledsl.chunk.maps import Monoid
+from ruledsl.runtime import op, triton_backend, triton_scan, triton_token
+from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.rule import load
+from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.triton_scan import scan_kernels
-from ruledsl.schedule.scan_tiles import piece
+from ruledsl.schedule.scan_tiles import ScanTiles, piece
 from ruledsl.schedule.target import target
 
 RULES: dict[str, dict[str, int]] = {
@@ -96,7 +99,6 @@ def test_levels_of_maps() -> None:
     """A state and its readers are found one after the other, states alike together."""
     form = scan_kernels(load("rules/rwkv4.rule"), {"D": 64})
     assert [len(parts) for parts in form.forward] == [3, 4] and len(form.backward) == 2
-    assert {m.value for m in Monoid} == {"affine", "clip", "log-sum-exp", "moebius"}
 
 
 def test_pieces_where_a_device_is_not_filled() -> None:
@@ -104,3 +106,28 @@ def test_pieces_where_a_device_is_not_filled() -> None:
     assert piece(8192, 4096, 1, tiles, h200) == 4096
     assert piece(16, 4096, 1, tiles, h200) < 1024
     assert piece(16, 32, 1, tiles, h200) == 32
+
+
+def test_scan_kernels_run_when_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until results of a GPU are committed; `triton` takes them with the switch, where there are any."""
+    rule, gru = load("rules/mamba1.rule"), load("rules/gru.rule")
+    here = torch.device("cpu")
+    setting = Setting((("N", 4), ("V", 20)), 2, torch.float32, torch.float32, here)
+    monkeypatch.setattr(triton_scan, "missing", lambda: "")
+    monkeypatch.setattr(triton_token, "missing", lambda: "")
+    assert isinstance(triton_backend.prepare(rule, setting), triton_token.Compiled)
+    assert isinstance(op.BACKENDS["triton-scan"].prepare(rule, setting), triton_scan.Compiled)
+    monkeypatch.setattr(triton_backend, "SCANS", True)
+    assert isinstance(triton_backend.prepare(rule, setting), triton_scan.Compiled)
+    dense = Setting(tuple((s, 4) for s in gru.typed.sizes), 2, torch.float32, torch.float32, here)
+    assert isinstance(triton_backend.prepare(gru, dense), triton_token.Compiled)
+    with pytest.raises(BackendError, match="it is no scan"):
+        op.BACKENDS["triton-scan"].prepare(gru, dense)
+
+
+def test_tiles_can_be_set() -> None:
+    rule, sizes = load("rules/mamba1.rule"), {"V": 64, "N": 16}
+    with triton_scan.only(ScanTiles(32, 2, 16, 4)):
+        own = scan_kernels(rule, sizes)
+    assert own.tiles == ScanTiles(32, 2, 16, 4) and own.blocks == 2
+    assert scan_kernels(rule, sizes).tiles != own.tiles
