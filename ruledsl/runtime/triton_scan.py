@@ -30,7 +30,7 @@ from ruledsl.runtime.statics import carried
 from ruledsl.runtime.triton_build import build
 from ruledsl.runtime.triton_chunked import missing
 from ruledsl.runtime.triton_token import LARGEST, TokenPlan
-from ruledsl.schedule.scan_tiles import ScanTiles, piece
+from ruledsl.schedule.scan_tiles import SHORTEST, ScanTiles, piece
 from ruledsl.schedule.target import target
 
 if TYPE_CHECKING:
@@ -173,7 +173,9 @@ class ScanPlan(TokenPlan):
         final = {n: torch.empty_like(given[n], memory_format=torch.contiguous_format) for n in self.form.states}
         new = tensors[0].new_empty
         outputs = {n: new(batch, length, self.heads, *shape, dtype=self.dtype) for n, shape in self.outputs}
-        rows = batch * length // self.form.tiles.segment + self._pieces(tensors)[1]
+        sequences = tensors[-1].shape[0] - 1 if self.packed else batch
+        tokens, shortest = batch * length, self.chunk_size or SHORTEST  # more than needed, but the same for every choice
+        rows = tokens // self.form.tiles.segment + tokens // shortest + sequences
         width = sum(given[n][0, 0].numel() for n in self.form.states)
         return final, outputs, new(rows, self.heads, width, dtype=torch.float32)
 

@@ -43,7 +43,7 @@ def test_whole_sequences_and_pieces(names: list[str], tmp_path: Path) -> None:
     cases = [
         {"rule": n, "sizes": RULES[n], "backend": BACK, **own}
         for n in names
-        for own in ({"length": 11}, {"length": 13, "chunk_size": 5})
+        for own in ({"length": 11, "heads": 1}, {"length": 13, "chunk_size": 5, "batch": 1})
     ]
     judged(cases, tmp_path, 1e-4)
 
@@ -99,6 +99,14 @@ def test_levels_of_maps() -> None:
     """A state and its readers are found one after the other, states alike together."""
     form = scan_kernels(load("rules/rwkv4.rule"), {"D": 64})
     assert [len(parts) for parts in form.forward] == [3, 4] and len(form.backward) == 2
+
+
+def test_pieces_are_found_on_the_device() -> None:
+    """Sequences of 0, 5, 0 and 7 tokens from the third token on, in pieces of 3; two more pieces than there are."""
+    at = triton_scan.cut(torch.tensor([2, 2, 7, 7, 14]), torch.tensor([10, 20, 30, 40]), 3, 7)
+    assert at.of.tolist() == [0, 0, 2, 2, 5]
+    assert at.bounds.tolist() == [2, 5, 7, 10, 13, 14, 14, 14]
+    assert at.position.tolist()[:5] == [20, 23, 40, 43, 46]
 
 
 def test_pieces_where_a_device_is_not_filled() -> None:
