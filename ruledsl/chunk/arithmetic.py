@@ -52,6 +52,9 @@ def apply(b: Builder, fn: str, args: tuple[Tile, ...]) -> Tile:
                 -1.0: lambda: 1.0 / base,
             }
             return b.expand(powers[values[1]](), shape)
+        case "max" | "min" if any(v is not None and math.isinf(v) for v in values):
+            bound, other = args if values[0] is not None and math.isinf(values[0]) else args[::-1]
+            return b.expand(other if (bound.value < 0) == (fn == "max") else bound, shape)  # type: ignore[operator]
     stripped = [_strip(a) for a in args]
     if join(*(a.shape for a in stripped)) == shape:
         return b.raw("map", stripped, fn)

@@ -37,10 +37,11 @@ class Scan:
     strata: tuple[Stratum, ...]
 
 
-def scans(token: Program) -> tuple[Scan, Scan]:
+def scans(token: Program, padded: bool = True) -> tuple[Scan, Scan]:
     """The forward and the gradient scan of a token program; their states correspond. The gradient's inputs are those of the
-    token and what enters it, and its states are cotangents. Raises UnsupportedForm."""
-    program = _masked(token)
+    token and what enters it, and its states are cotangents. `padded`: a VALID port says which tokens change states.
+    Raises UnsupportedForm."""
+    program = _masked(token) if padded else token
     states = [r for r in program.results if r.kind is ResultKind.STATE]
     if not states:
         raise UnsupportedForm("the rule has no state")

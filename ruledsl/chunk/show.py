@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ruledsl.chunk.program import Attr, Node, Port, Program, ResultKind
+from ruledsl.chunk.scan import Scan
 from ruledsl.chunk.shapes import shape_text
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "^"}
@@ -64,3 +67,13 @@ def _attributes(attr: Attr) -> list[str]:
 
 def _number(value: Attr) -> str:
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else repr(value)
+
+
+def show_scan(scan: Scan) -> str:
+    """A scan: what its maps are made of, then the maps, those that others read first."""
+    program = replace(scan.program, results=tuple(r for r in scan.program.results if r.kind is not ResultKind.PART))
+    lines = [show(program).rstrip("\n")]
+    for stratum in scan.strata:
+        for i, parts in zip(stratum.states, stratum.parts, strict=True):
+            lines.append(f"scan {scan.states[i].kind} {port_text(scan.states[i])}: {stratum.monoid.value} ({', '.join(f'%{n}' for n in parts)})")
+    return "\n".join(lines) + "\n"

@@ -32,7 +32,7 @@ def bench(
     shapes: Annotated[
         str | None, typer.Option(metavar="S1,...|B=8,T=4096,H=16,K=128,V=128", help="Default: S1, on a CPU C1.")
     ] = None,
-    backend: Annotated[str | None, typer.Option(metavar="NAME", help="triton, torch or recurrent.")] = None,
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="triton, triton-scan, torch or recurrent.")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Of vectors. Default: bf16, on a CPU fp32.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the rows there, as they come.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw them (needs matplotlib).")] = None,

@@ -5,19 +5,27 @@ The text of a stage depends on the rule's text and the backend alone: no file na
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 
 from ruledsl import pipeline
 from ruledsl.algebra.verdict import Verdict
 from ruledsl.chunk.program import Program
+from ruledsl.chunk.scan import Scan
+from ruledsl.chunk.token_program import token_program
 from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.cli.exits import Exit, Stop
 from ruledsl.cli.options import Backend, Stage
+from ruledsl.emit.standalone import takes_chunks
 from ruledsl.emit.standalone_kernels import KernelForm
+from ruledsl.emit.standalone_scan import ScanForm
+from ruledsl.emit.triton_scan_text import ScanText
 from ruledsl.lang import syntax, typed
 from ruledsl.lang.diagnostic import Diagnostic, RuleError
 from ruledsl.lang.source import NOWHERE, Source, Span
+from ruledsl.runtime.statics import carried
 from ruledsl.schedule.plan import Schedule
+from ruledsl.schedule.target import target
 from ruledsl.schedule.unsupported import Unsupported
 
 NO_FORM = "RD702"
@@ -25,7 +33,7 @@ NO_FORM = "RD702"
 
 class Walk:
     """The pipeline over one source. Every stage raises RuleError for a text that is no rule, and those from `chunk` on
-    for a rule that has no chunk form."""
+    for a rule that has no chunk form. One that has scans instead has them in `scan`."""
 
     def __init__(self, origin: Source, backend: Backend = Backend.TORCH) -> None:
         self.origin = origin
@@ -61,6 +69,40 @@ class Walk:
         return pipeline.schedule(self.chunk, self.gradient, device="cpu")
 
     @cached_property
+    def scan(self) -> Scanned | None:
+        """The scans of a rule without chunk form; None if it has neither, or a chunk form."""
+        try:
+            return None if self.chunk is not None else self._scans
+        except RuleError as error:
+            if any(d.code != NO_FORM for d in error.diagnostics):
+                raise
+            return self._scans
+
+    @cached_property
+    def _scans(self) -> Scanned | None:
+        found = self.verdict
+        try:
+            held = carried(found.rule, found.sizes)
+            token = token_program(found.rule, found.sizes, held.lags, held.frozen)
+            return Scanned(token, *pipeline.scans(token))
+        except (UnsupportedForm, RuleError):
+            return None
+
+    @cached_property
+    def scan_kernels(self) -> ScanText:
+        """The kernels of the scans; tiles and text are those for sizes of 64."""
+        assert self.scan is not None
+        try:
+            return pipeline.scan_kernels(self.scan.token, self.tiled, self.origin)
+        except (UnsupportedForm, Unsupported) as error:
+            raise self._no_kernels(error) from None
+
+    @property
+    def tiled(self) -> dict[str, int]:
+        """The sizes that tiles are chosen for."""
+        return {s: self.verdict.sizes.get(s, 64) for s in self.verdict.rule.sizes}
+
+    @cached_property
     def kernels(self) -> KernelForm:
         """The Triton schedule; its tiles are those for float32 and sizes of 64."""
         found = self.verdict
@@ -69,13 +111,14 @@ class Walk:
         assert token is not None
         try:
             programs = pipeline.kernel_programs(token, found.rule, sizes)
-            tiled = {s: sizes.get(s, 64) for s in found.rule.sizes}
-            return pipeline.kernels(token, *programs, tiled, pipeline.rule_lines(found.rule, self.origin))
+            return pipeline.kernels(token, *programs, self.tiled, pipeline.rule_lines(found.rule, self.origin))
         except Unsupported as error:
             raise self._no_kernels(error) from None
 
     @cached_property
     def source(self) -> str:
+        if self.scan is not None:
+            return self.module if self.backend is Backend.TORCH else self.scan_kernels.text
         if self.backend is Backend.TORCH:
             return pipeline.source(self.schedule, self.origin)
         try:
@@ -85,8 +128,10 @@ class Walk:
 
     @cached_property
     def module(self) -> str:
-        """The rule as a file of its own; without chunk form it holds the token step and the loop over it."""
+        """The rule as a file of its own; without chunk form and scans it holds the token step and the loop over it."""
         found = self.verdict
+        if (self.scan is not None or not takes_chunks(found.rule)) and (scans := self._scans) is not None:
+            return self._scanned(scans)
         if self.backend is Backend.TRITON:
             try:
                 return pipeline.module(found.rule, found.sizes, self.origin, found.token, self.kernels)
@@ -103,7 +148,15 @@ class Walk:
         except Unsupported as error:
             raise Stop(Exit.REFUSED, str(error)) from None
 
-    def _no_kernels(self, error: Unsupported) -> Stop:
+    def _scanned(self, scan: Scanned) -> str:
+        found, form = self.verdict, ScanForm(scan.forward)
+        try:
+            own = form if self.backend is Backend.TORCH else pipeline.scan_kernel_form(scan.token, self.tiled)
+            return pipeline.module(found.rule, found.sizes, self.origin, None, own)
+        except (UnsupportedForm, Unsupported) as error:
+            raise self._no_kernels(error) from None
+
+    def _no_kernels(self, error: UnsupportedForm | Unsupported) -> Stop:
         return Stop(Exit.REFUSED, f"--backend triton: {error}")
 
     def _no_form(self, reason: str, span: Span | None) -> RuleError:
@@ -113,6 +166,15 @@ class Walk:
             NO_FORM, "this rule has no chunk-parallel form", span, reason, hint="the recurrent backend runs it"
         )
         return RuleError(self.origin, [found])
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """The scans of a rule's tokens, and the program of a token that they were read off."""
+
+    token: Program
+    forward: Scan
+    gradient: Scan
 
 
 def text(walk: Walk, stage: Stage) -> str:
@@ -131,14 +193,20 @@ def text(walk: Walk, stage: Stage) -> str:
 
             return verdict_text(walk.verdict)
         case Stage.CHUNK:
-            from ruledsl.chunk.show import show
+            from ruledsl.chunk.show import show, show_scan
 
+            if walk.scan is not None:
+                return show_scan(walk.scan.forward)
             return show(walk.kernels.forward if walk.backend is Backend.TRITON else walk.chunk)
         case Stage.GRADIENT:
-            from ruledsl.chunk.show import show
+            from ruledsl.chunk.show import show, show_scan
 
+            if walk.scan is not None:
+                return show_scan(walk.scan.gradient)
             return show(walk.kernels.gradient if walk.backend is Backend.TRITON else walk.gradient)
         case Stage.SCHEDULE:
+            if walk.scan is not None:
+                return _scan_schedule(walk)
             if walk.backend is Backend.TRITON:
                 from ruledsl.schedule import show_kernels
 
@@ -149,3 +217,14 @@ def text(walk: Walk, stage: Stage) -> str:
             return schedule.text(walk.schedule)
         case Stage.SOURCE:
             return walk.source
+
+
+def _scan_schedule(walk: Walk) -> str:
+    if walk.backend is Backend.TORCH:
+        from ruledsl.runtime.scanned import LONGEST, SHORTEST
+
+        return f"runs of {SHORTEST} to {LONGEST} tokens, fewer where states are large; `chunk_size` sets others\n"
+    from ruledsl.schedule.show_scan import text as scan_text
+
+    form = walk.scan_kernels
+    return scan_text(form.tiles, form.blocks, (form.forward, form.backward), target("h200"), walk.tiled)

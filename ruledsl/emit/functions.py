@@ -1,4 +1,4 @@
-"""The functions that generated torch text calls, as source text cut out of two files of the runtime.
+"""The functions that generated torch text calls, as source text cut out of files of the runtime.
 
 The files are read, never imported: this floor does not load torch.
 """
@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 _RUNTIME = Path(__file__).resolve().parent.parent / "runtime"
-FILES = (_RUNTIME / "tile_ops.py", _RUNTIME / "generated_ops.py")
+FILES = (_RUNTIME / "tile_ops.py", _RUNTIME / "scan_ops.py", _RUNTIME / "generated_ops.py")
 
 
 @cache

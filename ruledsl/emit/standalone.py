@@ -15,6 +15,9 @@ from ruledsl.emit.names import RESERVED, Names, comment, identifier, quoted
 from ruledsl.emit.standalone_chunks import run_chunks
 from ruledsl.emit.standalone_kernels import IMPORTS as KERNEL_IMPORTS
 from ruledsl.emit.standalone_kernels import KernelForm, run_kernels
+from ruledsl.emit.standalone_scan import IMPORTS as SCAN_IMPORTS
+from ruledsl.emit.standalone_scan import RUN, ScanForm, run_scan
+from ruledsl.emit.standalone_scan_kernels import ScanKernelForm, run_scan_kernels
 from ruledsl.emit.standalone_tables import (
     OWN,
     arguments,
@@ -34,32 +37,39 @@ from ruledsl.lang.typed import Role
 from ruledsl.schedule.plan import Schedule
 from ruledsl.schedule.unsupported import Unsupported
 
+Form = Schedule | KernelForm | ScanForm | ScanKernelForm
+_SCANS = (ScanForm, ScanKernelForm)
+_KERNELS = (KernelForm, ScanKernelForm)
+
 
 def standalone(
     rule: typed.Rule,
     sizes: Mapping[str, int],
     rule_text: str,
     token: TokenForm | None = None,
-    schedule: Schedule | KernelForm | None = None,
+    schedule: Form | None = None,
 ) -> str:
     """The module for an unrolled rule. `sizes`: those that unrolling bound. `token` and `schedule`: of its chunk form, for
-    torch or as kernels. Raises Unsupported."""
+    torch or as kernels; or a scan. Raises Unsupported."""
     if not rule.of(Role.INPUT):
         raise Unsupported("the rule has no inputs: there is no sequence to run it on")
     held = carried(rule)
-    inputs = {s.name for s in rule.of(Role.INPUT)}
-    computed = not inputs.issuperset(held.lags)
-    if isinstance(schedule, KernelForm) and (held.frozen or computed):
-        raise Unsupported(
-            "a state copied from a chunk's start, or a computed value that is looked back at, has no kernels here; --backend torch writes it"
-        )
-    if computed:
-        schedule = None  # what is computed and looked back at has no tile
+    if not isinstance(schedule, _SCANS):
+        if isinstance(schedule, KernelForm) and (held.frozen or not takes_chunks(rule)):
+            raise Unsupported(
+                "a state copied from a chunk's start, or a computed value that is looked back at, has no kernels here; --backend torch writes it"
+            )
+        if not takes_chunks(rule):
+            schedule = None
     names = Names(functions.defined() | OWN)
     scope = Scope({size: names.new(identifier(size)) for size in rule.sizes})
     parts = [token_text(rule, Scope(scope.sizes, "like", scope.called), sizes, functions.defined() | OWN)]
     if isinstance(schedule, KernelForm) and token is not None:
         parts += run_kernels(rule, held, token, schedule, scope)
+    elif isinstance(schedule, ScanKernelForm):
+        parts += run_scan_kernels(rule, schedule, scope)
+    elif isinstance(schedule, ScanForm):
+        parts += run_scan(rule, schedule, Scope(scope.sizes, "like", scope.called), functions.defined() | OWN)
     elif isinstance(schedule, Schedule) and token is not None:
         parts += [*pass_texts(schedule, scope), run_chunks(rule, held, token, schedule, scope)]
     else:
@@ -68,20 +78,36 @@ def standalone(
     parts += public(rule, schedule) + [example(rule, scope), _main(rule, sizes, schedule, scope)]
     for name in ("prepared", "finished", "run_tokens", "agreement", "sampled"):
         scope.call(name)
-    imports = f"{IMPORTS}\n{KERNEL_IMPORTS}" if isinstance(schedule, KernelForm) else IMPORTS
+    extra = KERNEL_IMPORTS if isinstance(schedule, _KERNELS) else SCAN_IMPORTS if isinstance(schedule, ScanForm) else ""
+    imports = f"{IMPORTS}\n{extra}" if extra else IMPORTS
     head = "\n".join([*comment(rule_text), "#", *_notes(schedule)]) + "\n\n" + imports
     return "\n\n\n".join(p.rstrip("\n") for p in [head, *functions.cut(scope.called), *parts]) + "\n"
 
 
-def _notes(schedule: Schedule | KernelForm | None) -> list[str]:
-    if isinstance(schedule, KernelForm):
+def takes_chunks(rule: typed.Rule) -> bool:
+    """Whether a module can hold the chunk form of an unrolled rule, if it has one: what is computed and looked back at has no tile."""
+    return {s.name for s in rule.of(Role.INPUT)}.issuperset(carried(rule).lags)
+
+
+def _notes(schedule: Form | None) -> list[str]:
+    if isinstance(schedule, _KERNELS):
         return [
             "# `chunked` runs Triton kernels, on CUDA, or with TRITON_INTERPRET=1 on any device (slowly); `recurrent` and",
-            "# `step` are the rule as written. Numbers in the names of kernels' values are nodes of the chunk program.",
+            "# `step` are the rule as written. Numbers in the names of kernels' values are nodes of its program.",
+        ]
+    if isinstance(schedule, ScanForm):
+        return [
+            f"# `chunked` scans {RUN} tokens at once: the maps of neighbouring tokens are composed, entry by entry; `recurrent`",
+            "# and `step` are the rule as written.",
         ]
     if schedule is None:
         return ["# This rule runs token by token: `recurrent` and `step`."]
     return [f"# `chunked` takes {schedule.chunk} tokens at once; `recurrent` and `step` are the rule as written."]
+
+
+def _length(schedule: Form) -> int:
+    """Tokens that are taken at once."""
+    return schedule.chunk if isinstance(schedule, Schedule) else RUN
 
 
 def keywords(rule: typed.Rule) -> dict[str, str]:
@@ -93,7 +119,7 @@ def _dims(type_: typed.Type) -> str:
     return "".join(f", {''.join(c for c in str(d) if c.isascii())}" for d in type_.dims)
 
 
-def public(rule: typed.Rule, schedule: Schedule | KernelForm | None) -> list[str]:
+def public(rule: typed.Rule, schedule: Form | None) -> list[str]:
     words = keywords(rule)
     given = "{" + ", ".join(f"{quoted(name)}: {word}" for name, word in words.items()) + "}"
     lines = [f"    {words[s.name]}: [B, T, H{_dims(s.type)}]" for s in rule.of(Role.INPUT)]
@@ -141,11 +167,11 @@ def public(rule: typed.Rule, schedule: Schedule | KernelForm | None) -> list[str
     return [*parts, "\n".join(step)]
 
 
-def _main(rule: typed.Rule, bound: Mapping[str, int], schedule: Schedule | KernelForm | None, scope: Scope) -> str:
+def _main(rule: typed.Rule, bound: Mapping[str, int], schedule: Form | None, scope: Scope) -> str:
     sizes = {size: bound.get(size, 4 + 2 * i) for i, size in enumerate(rule.sizes)}
     table = "{" + ", ".join(f"{quoted(k)}: {n}" for k, n in sizes.items()) + "}"
-    kernels = isinstance(schedule, KernelForm)
-    length = 9 if schedule is None else 37 if isinstance(schedule, KernelForm) else 2 * schedule.chunk + 3
+    kernels = isinstance(schedule, _KERNELS)
+    length = 9 if schedule is None else 37 if kernels else 2 * _length(schedule) + 3
     states = "{" + ", ".join(f"{quoted(s.name)}: x[{quoted(s.name)}]" for s in free_states(rule)) + "}"
     words = keywords(rule)
     inputs = {s.name for s in rule.of(Role.INPUT)}

@@ -20,7 +20,7 @@ from ruledsl.schedule.token_split import Marked
 Demand = tuple[int, str]  # node, "n" or "t"
 _ELEMENTWISE = ("map", "select", "expand")
 _FIXED = (PortKind.PARAM, PortKind.HEAD, PortKind.HEADS, PortKind.SIZE)  # the same for all tokens
-_CHANGING = (PortKind.INPUT, PortKind.COTANGENT)  # with every token
+CHANGING = (PortKind.INPUT, PortKind.COTANGENT)  # with every token
 _HOISTED = 16_384  # entries of matrices that are made before the loop over the tokens and kept
 
 
@@ -49,6 +49,7 @@ class Space:
     numbers: Mapping[str, int]
     cut: Dim | None = None  # the size that is cut
     block: int = 1  # lanes of a block
+    ragged: bool = False  # for other sizes too: any lane may be padding
     labels: dict[Dim, str] = field(default_factory=dict)
     wide: set[Dim] = field(default_factory=set)  # sizes of matrix products: at least 16 lanes
 
@@ -66,7 +67,7 @@ class Space:
 
     def padded(self, dim: Dim, cut: bool) -> bool:
         n = self.number(dim)
-        return n % self.block != 0 if cut else n != self.lanes(dim)
+        return self.ragged or (n % self.block != 0 if cut else n != self.lanes(dim))
 
     def width(self, type: Type) -> str:
         """Entries of one value of that type, families included, as an expression."""
@@ -85,8 +86,8 @@ class Body:
     """Writes the nodes that targets need. `lines` belong into the loop over tokens, `ahead` before it.
 
     `load` writes what comes from memory: the load, and what is made of it, "{}" standing for what was loaded. `held`
-    are the names and orientations of states in registers. With `early`, what changes with every token is loaded one
-    token early, see `fetched`: names and loads.
+    are the names and orientations of states in registers. What comes from ports of the kinds `early` is loaded before its
+    token, see `fetched`: names and loads. `still` is the prefix of what stands ahead, for several tokens alike.
     """
 
     def __init__(
@@ -96,13 +97,15 @@ class Body:
         prefix: str,
         held: Mapping[int, tuple[str, str]],
         load: Callable[[Body, int, Port, str], tuple[str, str]],
-        early: bool = False,
+        early: tuple[PortKind, ...] = (),
+        still: str = "",
     ) -> None:
         self.program: Program = marked.program
         self.cut = marked.cut
         self.space, self.prefix, self.held, self._load = space, prefix, held, load
         self.names: dict[Demand, str] = {}
         self.early = early
+        self.still = still or prefix
         self.fetched: list[tuple[str, str]] = []
         self.lines: list[str] = []
         self.ahead: list[str] = []
@@ -257,11 +260,11 @@ class Body:
         stem = str(node.attr) if node.op == "map" else node.op
         if node.op == "input":
             stem = name_of("x", self.program.port(node).name)
-        name = self.names[index, o] = f"{self.prefix}_{stem}_{index}{'t' if o == 't' else ''}"
+        prefix = self.still if lines is self.ahead else self.prefix
+        name = self.names[index, o] = f"{prefix}_{stem}_{index}{'t' if o == 't' else ''}"
         if (
-            self.early
-            and node.op == "input"
-            and (port := self.program.port(node)).kind in _CHANGING
+            node.op == "input"
+            and (port := self.program.port(node)).kind in self.early
             and index not in self.held
         ):
             loaded, form = self._load(self, index, port, o)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind
 from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.emit.names import quoted
-from ruledsl.emit.token_tiles import Body, Space, name_of
+from ruledsl.emit.token_tiles import CHANGING, Body, Space, name_of
 from ruledsl.lang.typed import Dim, DimOp, Type
 from ruledsl.schedule.token_split import Marked, Split
 
@@ -50,15 +50,15 @@ def triton_token(split: Split, sizes: Mapping[str, int], block: int, header: str
     Raises UnsupportedForm.
     """
     try:
-        main = _Module(split, sizes, block)
-        step = _Module(split.uncut(), sizes, 1) if split.shared else main
+        main = Module(split, sizes, block)
+        step = Module(split.uncut(), sizes, 1) if split.shared else main
         return main.text(header, step)
     except RecursionError:
         raise UnsupportedForm("the rule is nested too deeply for a kernel of single tokens") from None
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class Held:
     """A state in registers: its port, the node that leaves, its name and orientation."""
 
     port: Port
@@ -71,13 +71,13 @@ def _member(prefix: str, port: Port) -> str:
     return name_of(prefix + "m".join(map(str, port.member)), port.name)
 
 
-class _Module:
-    def __init__(self, split: Split, sizes: Mapping[str, int], block: int) -> None:
+class Module:
+    def __init__(self, split: Split, sizes: Mapping[str, int], block: int, ragged: bool = False) -> None:
         f = split.forward.program
         self.split = split
         self.cut = split.dim is not None
-        self.space = Space(sizes, split.dim, block)
-        self.types: dict[str, Type] = dict(f.types)
+        self.space = Space(sizes, split.dim, block, ragged)
+        self.types: dict[str, Type] = dict(f.types) | dict(split.gradient.program.types)
         for marked in (split.forward, split.gradient):  # sizes of products are known before anything is written
             Body(marked, self.space, "", {}, self._load_at("", ""))
         self.states = self._states(split.forward, "S", [r for r in f.results if r.kind is ResultKind.STATE])
@@ -88,7 +88,7 @@ class _Module:
         self.cotangents = self._states(split.gradient, "D", [back[h.port] for h in self.states if h.port in back])
         carried = {h.port for h in self.cotangents}
         self.dropped = [  # cotangents of states that no token reads: only the last token's counts
-            _Held(port, i, _member("D", port), "n")
+            Held(port, i, _member("D", port), "n")
             for i, node in enumerate(split.gradient.program.nodes)
             if node.op == "input" and (own := split.gradient.program.port(node)).kind is PortKind.COTANGENT
             if (port := Port(own.name, PortKind.STATE, own.member)) in {h.port for h in self.states} - carried
@@ -100,11 +100,11 @@ class _Module:
 
     # ------------------------------------------------------------------------------------------------ states
 
-    def _states(self, marked: Marked, prefix: str, results: Iterable[Result]) -> list[_Held]:
+    def _states(self, marked: Marked, prefix: str, results: Iterable[Result]) -> list[Held]:
         trial = Body(marked, self.space, "", {}, self._load_at("", ""))
-        return [_Held(r.port, r.node, _member(prefix, r.port), trial.best(r.node)) for r in results if r.port]
+        return [Held(r.port, r.node, _member(prefix, r.port), trial.best(r.node)) for r in results if r.port]
 
-    def _nodes(self, program: Program, kinds: tuple[PortKind, ...], held: list[_Held]) -> dict[int, tuple[str, str]]:
+    def _nodes(self, program: Program, kinds: tuple[PortKind, ...], held: list[Held]) -> dict[int, tuple[str, str]]:
         """The input nodes of states (or their cotangents) with the names that hold them."""
         by_port = {(h.port.name, h.port.member): (h.name, h.o) for h in held}
         found = {}
@@ -151,11 +151,11 @@ class _Module:
         start = self.space.start(port, self.types[port.name])
         return " + ".join(p for p in (base, start, body.offsets(index, o)) if p)
 
-    def _store(self, base: str, body: Body, index: int, port: Port, o: str, value: str) -> str:
-        mask = body.mask(index, o)
+    def _store(self, base: str, body: Body, index: int, port: Port, o: str, value: str, live: str = "") -> str:
+        mask = " & ".join(m for m in (live, body.mask(index, o)) if m)
         return f"tl.store({self._at(base, body, index, port, o)}, {value}{f', mask={mask}' if mask else ''})"
 
-    def _tile_places(self, body: Body, held: list[_Held]) -> list[tuple[_Held, str]]:
+    def _tile_places(self, body: Body, held: list[Held]) -> list[tuple[Held, str]]:
         """Where the whole tiles of the states lie in a span."""
         found, before = [], list[str]()
         for h in held:
@@ -174,7 +174,7 @@ class _Module:
     def _forward_body(self, token: str, place: str, prefix: str, early: bool = False) -> Body:
         marked = self.split.forward
         held = self._nodes(marked.program, (PortKind.STATE,), self.states)
-        return Body(marked, self.space, prefix, held, self._load_at(token, place), early)
+        return Body(marked, self.space, prefix, held, self._load_at(token, place), CHANGING if early else ())
 
     def _loop(self, body: Body, count: str, first: str, token: str, ahead: str, lines: list[str]) -> list[str]:
         """Turns over tokens; what they load was loaded in the turn before. `ahead` is the next turn's token."""
@@ -192,7 +192,7 @@ class _Module:
             *("    " + line for line in inner),
         ]
 
-    def _enter(self, body: Body, held: list[_Held], prefix: str, row: str, once: bool = False) -> list[str]:
+    def _enter(self, body: Body, held: list[Held], prefix: str, row: str, once: bool = False) -> list[str]:
         """Load states from the caller's tensors."""
         lines = []
         for h in held:
@@ -203,7 +203,7 @@ class _Module:
             lines.append(f"{h.name} = {found}")
         return lines
 
-    def _update(self, body: Body, held: list[_Held]) -> list[str]:
+    def _update(self, body: Body, held: list[Held]) -> list[str]:
         """What was held becomes what leaves, all at once."""
         names = {h.name for h in held}
         pairs = [(h.name, body.full(h.leave, h.o)) for h in held]
@@ -211,17 +211,17 @@ class _Module:
         later = [f"{name} = {f'next{name}' if value in names else value}" for name, value in pairs if value != name]
         return first + later
 
-    def _outputs(self, body: Body, token: str) -> list[str]:
+    def _outputs(self, body: Body, token: str, live: str = "") -> list[str]:
         lines = []
         for r in body.program.results:
             if r.kind is ResultKind.OUTPUT:
                 port = r.port or Port(r.name, PortKind.COTANGENT)
                 o = body.best(r.node)
                 base = f"{name_of('o', r.name)} + ({token} * H + h) * ({self._width(port)})"
-                lines.append(self._store(base, body, r.node, port, o, body.full(r.node, o)))
+                lines.append(self._store(base, body, r.node, port, o, body.full(r.node, o), live))
         return lines
 
-    def _want(self, body: Body, held: list[_Held], outputs: bool) -> None:
+    def _want(self, body: Body, held: list[Held], outputs: bool) -> None:
         for h in held:
             body.want(h.leave, h.o)
         for r in body.program.results:
@@ -229,7 +229,7 @@ class _Module:
                 body.want(r.node, body.best(r.node))
         body.write()
 
-    def _leave(self, body: Body, held: list[_Held], prefix: str, row: str) -> list[str]:
+    def _leave(self, body: Body, held: list[Held], prefix: str, row: str) -> list[str]:
         return [
             self._store(
                 f"{name_of(prefix, h.port.name)} + ({row} * H + h) * ({self._width(h.port)})",
@@ -313,7 +313,7 @@ class _Module:
         marked = self.split.gradient
         held = self._nodes(marked.program, (PortKind.STATE,), self.states)
         cotangents = self._nodes(marked.program, (PortKind.COTANGENT,), [*self.cotangents, *self.dropped])
-        body = Body(marked, self.space, "v", held | cotangents, self._load_at("token", "place + token - begin"), True)
+        body = Body(marked, self.space, "v", held | cotangents, self._load_at("token", "place + token - begin"), CHANGING)
         for r in self.gradients:
             body.want(r.node, body.best(r.node))
         self._want(body, self.cotangents, outputs=False)
@@ -381,12 +381,14 @@ class _Module:
             *(self._gradient(body, h.leave, h.port, h.o, "sequence", "S", h.name) for h in self.cotangents),
         ]
 
-    def _gradient(self, body: Body, index: int, port: Port, o: str, row: str, rows: str, value: str) -> str:
+    def _gradient(
+        self, body: Body, index: int, port: Port, o: str, row: str, rows: str, value: str, live: str = ""
+    ) -> str:
         """Store a gradient; what all blocks have is stored for each of them."""
         if self.cut and body.cut[index] is None:
             row = f"(block * {rows} + {row})"
         base = f"{name_of('g', port.name)} + ({row} * H + h) * ({self._width(port)})"
-        return self._store(base, body, index, port, o, value)
+        return self._store(base, body, index, port, o, value, live)
 
     # ------------------------------------------------------------------------------------------------ text
 
@@ -401,7 +403,7 @@ class _Module:
             lines.append(f"m{label} = tl.arange(0, B{label}) < n{label}")
         return lines
 
-    def text(self, header: str, step: _Module) -> TokenText:
+    def text(self, header: str, step: Module) -> TokenText:
         for make in (step._step, self._forward, self._backward):
             make()  # every size has its label before the first kernel is written
         f = self.split.forward.program
@@ -456,7 +458,7 @@ class _Module:
             ]
         found += [(n, n) for n in ("kept", "scratch", "position", "bounds", "slots", "N", "S", "H")]
         constants = [n for label in self.space.labels.values() for n in (f"n{label}", f"B{label}")]
-        constants += ["C", "BLOCK", "BLOCKS", "POOLED"]
+        constants += ["C", "TURNS", "BLOCK", "BLOCKS", "POOLED"]
         return [(n, e) for n, e in found if n in used], [c for c in constants if c in used]
 
     def _size_lines(self) -> list[str]:

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from ruledsl.runtime import torch_backend, triton_backend
+from ruledsl.runtime import torch_backend, triton_backend, triton_scan
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.errors import BackendError, did_you_mean
 from ruledsl.runtime.recurrent import recurrent
@@ -54,6 +54,12 @@ BACKENDS: dict[str, Backend] = {
         "triton",
         is_default=triton_backend.is_default,
         prepare=triton_backend.prepare,
+        run=lambda plan, token, call, carry, cu_seqlens: triton_backend.run(plan, call, carry, cu_seqlens),
+    ),
+    "triton-scan": Backend(
+        "triton-scan",
+        is_default=lambda rule, device, sizes: False,
+        prepare=triton_scan.prepare,
         run=lambda plan, token, call, carry, cu_seqlens: triton_backend.run(plan, call, carry, cu_seqlens),
     ),
     "torch": Backend(

@@ -1,33 +1,24 @@
 """Maps of tokens composed and applied, all tokens of a run at once: [B, H, C, rows, columns], tokens on axis 2.
 
-A map is a list of parts as in `chunk.maps`, None for 0. Tokens are joined in pairs, the pairs in pairs, and so on: a run
-takes log2(C) turns and as many compositions and applications as it has tokens. Where a CPU has enough to do with the states of
-one token, they are taken one after the other, which composes nothing (measured: see benchmarks/NOTES.md).
+Maps are a list of parts for each state, as in `chunk.maps`, None for 0; monoids go by their values there. Tokens are joined
+in pairs, the pairs in pairs, and so on: a run takes log2(C) turns and as many compositions and applications as it has tokens.
+Where a CPU has enough to do with the states of one token, they are taken one after the other, which composes nothing
+(measured: see benchmarks/NOTES.md). Compiled files hold these functions as text: no annotations.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
 
-from ruledsl.chunk.maps import Monoid
-
-Part = Tensor | None
-Maps = list[list[Part]]  # the parts of each state's map
-States = list[Tensor]
 _SERIAL = 8  # tokens that are taken one by one
 _WIDE = 2_048  # entries of a token's state from which on a CPU takes all tokens one by one
 
 
-def entering(monoid: Monoid, maps: Maps, start: States, length: int) -> tuple[States, States]:
+def entering(monoid, maps, start, length):
     """What enters each token [B, H, C, ...] and what leaves the last [B, H, ...]."""
     first = [s.unsqueeze(2) for s in start]
     parts = [p for row in maps for p in row if p is not None]
     shape = torch.broadcast_shapes(first[0].shape, *((*p.shape[:2], 1, *p.shape[3:]) for p in parts))
     first = [s.expand(shape) for s in first]
-    spread: Maps = [[None if p is None else p.expand(*p.shape[:2], length, *p.shape[3:]) for p in row] for row in maps]
+    spread = [[None if p is None else p.expand(*p.shape[:2], length, *p.shape[3:]) for p in row] for row in maps]
     after = _after(monoid, spread, first, length)
     return (
         [torch.cat([s, a[:, :, :-1]], 2) for s, a in zip(first, after, strict=True)],
@@ -35,7 +26,7 @@ def entering(monoid: Monoid, maps: Maps, start: States, length: int) -> tuple[St
     )
 
 
-def _after(monoid: Monoid, maps: Maps, start: States, length: int) -> States:
+def _after(monoid, maps, start, length):
     """What leaves each token."""
     compose, apply = _TABLE[monoid]
     if length <= _SERIAL or (start[0].device.type == "cpu" and start[0].numel() >= _WIDE):
@@ -56,26 +47,26 @@ def _after(monoid: Monoid, maps: Maps, start: States, length: int) -> States:
     return found
 
 
-def _every(maps: Maps, tokens: slice) -> Maps:
+def _every(maps, tokens):
     return [[None if p is None else p[:, :, tokens] for p in row] for row in maps]
 
 
 # ------------------------------------------------------------------------------------------------ monoids
 
 
-def _times(x: Part, y: Part) -> Part:
+def _times(x, y):
     return None if x is None or y is None else x * y
 
 
-def _plus(x: Part, y: Part) -> Part:
+def _plus(x, y):
     return y if x is None else x if y is None else x + y
 
 
-def _affine_after(second: Maps, first: Maps) -> Maps:
+def _affine_after(second, first):
     n = len(first)
-    found: Maps = []
+    found = []
     for row in second:
-        parts: list[Part] = [*(None for _ in first), row[n]]
+        parts = [*(None for _ in first), row[n]]
         for j in range(n + 1):
             for k in range(n):
                 parts[j] = _plus(parts[j], _times(row[k], first[k][j]))
@@ -83,7 +74,7 @@ def _affine_after(second: Maps, first: Maps) -> Maps:
     return found
 
 
-def _affine(maps: Maps, states: States) -> States:
+def _affine(maps, states):
     found = []
     for row in maps:
         total = row[-1]
@@ -94,44 +85,42 @@ def _affine(maps: Maps, states: States) -> States:
     return found
 
 
-def _zero(x: Part, like: Tensor) -> Tensor:
+def _zero(x, like):
     return like.new_zeros((1,) * like.dim()) if x is None else x
 
 
-def _clip_after(second: Maps, first: Maps) -> Maps:
+def _clip_after(second, first):
     (a, b, low, high), (p, q, down, up) = second[0], first[0]
-    assert low is not None and high is not None
     shift = _zero(b, low)
     if a is None:
-        constant: list[Part] = [None, shift.maximum(low).minimum(high), low, high]
+        constant = [None, shift.maximum(low).minimum(high), low, high]
         return [constant]
     ends = [_scaled_bound(a, _zero(x, low), _zero(y, low)) + shift for x, y in ((down, up), (up, down))]
     return [[_times(a, p), _plus(_times(a, q), b), *(e.maximum(low).minimum(high) for e in ends)]]
 
 
-def _scaled_bound(a: Tensor, if_up: Tensor, if_down: Tensor) -> Tensor:
+def _scaled_bound(a, if_up, if_down):
     """a times the bound that its sign makes this one; 0 for a = 0, where both are."""
     return torch.where(a > 0, if_up * a, torch.where(a < 0, if_down * a, 0.0))
 
 
-def _clip(maps: Maps, states: States) -> States:
+def _clip(maps, states):
     ((a, b, low, high),), (h,) = maps, states
     x = _plus(_times(a, h), b)
     return [_zero(x, h).maximum(_zero(low, h)).minimum(_zero(high, h)).expand_as(h)]
 
 
-def _log_sum_after(second: Maps, first: Maps) -> Maps:
+def _log_sum_after(second, first):
     (a, b), (p, q) = second[0], first[0]
-    assert b is not None and q is not None
     return [[_plus(a, p), torch.logaddexp(_zero(_plus(q, a), q), b)]]
 
 
-def _log_sum(maps: Maps, states: States) -> States:
+def _log_sum(maps, states):
     ((a, b),), (h,) = maps, states
     return [torch.logaddexp(h if a is None else h + a, _zero(b, h)).expand_as(h)]
 
 
-def _moebius_after(second: Maps, first: Maps) -> Maps:
+def _moebius_after(second, first):
     (a, b, c, d), (p, q, r, s) = second[0], first[0]
     parts = [
         _plus(_times(a, p), _times(b, r)),
@@ -147,15 +136,86 @@ def _moebius_after(second: Maps, first: Maps) -> Maps:
     return [[None if x is None else x / largest for x in parts]]
 
 
-def _moebius(maps: Maps, states: States) -> States:
+def _moebius(maps, states):
     ((p, q, r, s),), (h,) = maps, states
     above, below = _plus(_times(p, h), q), _plus(_times(r, h), s)
     return [(_zero(above, h) / _zero(below, h)).expand_as(h)]
 
 
-_TABLE: dict[Monoid, tuple[Callable[[Maps, Maps], Maps], Callable[[Maps, States], States]]] = {
-    Monoid.AFFINE: (_affine_after, _affine),
-    Monoid.CLIP: (_clip_after, _clip),
-    Monoid.LOG_SUM: (_log_sum_after, _log_sum),
-    Monoid.MOEBIUS: (_moebius_after, _moebius),
+_TABLE = {
+    "affine": (_affine_after, _affine),
+    "clip": (_clip_after, _clip),
+    "log-sum-exp": (_log_sum_after, _log_sum),
+    "moebius": (_moebius_after, _moebius),
 }
+
+
+# ------------------------------------------------------------------------------------------------ products
+
+
+def dotted(x, y):
+    """x y; a matrix that all tokens share meets their vectors in one product."""
+    if x.shape[2] == 1 and y.shape[2] != 1 and y.shape[4] == 1:
+        return (y.squeeze(4) @ x.squeeze(2).mT).unsqueeze(4)
+    if y.shape[2] == 1 and x.shape[2] != 1 and x.shape[3] == 1:
+        return (x.squeeze(3) @ y.squeeze(2)).unsqueeze(3)
+    return x @ y
+
+
+def contracted(x, y, axis):
+    """The sum of x y over an axis; a matrix that all tokens share meets their vectors in one product."""
+    for v, m in ((x, y), (y, x)):
+        if m.shape[2] == 1 and v.shape[2] != 1 and v.shape[axis] == m.shape[axis]:
+            if axis == -1 and v.shape[3] == 1:
+                return (v.squeeze(3) @ m.squeeze(2).mT).unsqueeze(4)
+            if axis == -2 and v.shape[4] == 1:
+                return (v.squeeze(4) @ m.squeeze(2)).unsqueeze(3)
+    return (x * y).sum(axis, keepdim=True)
+
+
+# ------------------------------------------------------------------------------------------------ with a gradient
+
+
+class Scanned(torch.autograd.Function):
+    """apply(monoid, parts of each map, tokens, *parts row after row, *start) gives what enters each token, then what leaves
+    the last. The gradient is an affine scan from the last token; it composes none of the maps."""
+
+    @staticmethod
+    def forward(ctx, monoid, width, length, *tensors):
+        ctx.monoid, ctx.width = monoid, width
+        maps, start = Scanned.parts(width, tensors)
+        into, out = entering(monoid, maps, start, length)
+        ctx.save_for_backward(*tensors, *into)
+        return (*into, *(x.clone() for x in out))
+
+    @staticmethod
+    def parts(width, tensors):
+        count = len(tensors) // (width + 1)
+        return [list(tensors[i * width : (i + 1) * width]) for i in range(count)], list(tensors[count * width :])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *gradients):
+        count = len(gradients) // 2
+        saved = ctx.saved_tensors  # read once: checkpointing makes them again for one read
+        given, into = saved[:-count], saved[-count:]
+        length = into[0].shape[2]
+        with torch.enable_grad():
+            leaves = [None if x is None else x.detach().requires_grad_() for x in given[:-count]]
+            seen = [x.detach().requires_grad_() for x in into]
+            maps, _ = Scanned.parts(ctx.width, [*leaves, *seen])
+            after = _TABLE[ctx.monoid][1](maps, seen)
+        own = [torch.autograd.grad(y, seen, torch.ones_like(y), retain_graph=True, allow_unused=True) for y in after]
+        back = [
+            [*(None if row[j] is None else row[j].flip(2) for row in own), gradients[j].flip(2)] for j in range(count)
+        ]
+        behind, first = entering("affine", back, gradients[count:], length)
+        wanted = [x for x in leaves if x is not None]
+        found = iter(torch.autograd.grad(after, wanted, [x.flip(2) for x in behind], allow_unused=True))
+        return (None, None, None, *(None if x is None else next(found) for x in leaves), *first)
+
+
+def scanned(monoid, maps, start, length):
+    """What enters each token [B, H, T, rows, columns], then what leaves the last [B, H, rows, columns], of each state."""
+    parts = [x if x is None or x.dim() == 5 else x[None, None, None] for row in maps for x in row]
+    return Scanned.apply(monoid, len(maps[0]), length, *parts, *start)

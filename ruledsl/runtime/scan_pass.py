@@ -58,14 +58,14 @@ class Values:
         node, needs = self.program.nodes[index], self._needs(index)
         args = [self.made[a] for a in needs]
         if needs != node.args:
-            return _contracted(args[0], args[1], -2 if node.attr == 0 else -1)
+            return scan_ops.contracted(args[0], args[1], -2 if node.attr == 0 else -1)
         if node.op == "input":
             port = self.program.port(node)
             if port.kind is PortKind.SIZE:
                 return self.like.new_full((1, 1, 1, 1, 1), self.sizes[port.name])
             return self.given[port]
         if node.op == "dot":
-            return _dot(*(x.mT if turned else x for x, turned in zip(args, node.attr, strict=True)))  # type: ignore[arg-type]
+            return scan_ops.dotted(*(x.mT if turned else x for x, turned in zip(args, node.attr, strict=True)))  # type: ignore[arg-type]
         found = evaluate(self.program, node, args, self.sizes, 1, self.like)
         return found if found.dim() == 5 else found.reshape(1, 1, 1, *found.shape[-2:])
 
@@ -104,26 +104,6 @@ def _is_column(node: Node) -> bool:
 
 def _is_row(node: Node) -> bool:
     return node.shape[0] == 1 and node.shape[1] != 1
-
-
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    """x y; a matrix that all tokens share meets their vectors in one product."""
-    if x.shape[2] == 1 and y.shape[2] != 1 and y.shape[4] == 1:
-        return (y.squeeze(4) @ x.squeeze(2).mT).unsqueeze(4)
-    if y.shape[2] == 1 and x.shape[2] != 1 and x.shape[3] == 1:
-        return (x.squeeze(3) @ y.squeeze(2)).unsqueeze(3)
-    return x @ y
-
-
-def _contracted(x: Tensor, y: Tensor, axis: int) -> Tensor:
-    """The sum of x y over an axis; a matrix that all tokens share meets their vectors in one product."""
-    for v, m in ((x, y), (y, x)):
-        if m.shape[2] == 1 and v.shape[2] != 1 and v.shape[axis] == m.shape[axis]:
-            if axis == -1 and v.shape[3] == 1:
-                return (v.squeeze(3) @ m.squeeze(2).mT).unsqueeze(4)
-            if axis == -2 and v.shape[4] == 1:
-                return (v.squeeze(4) @ m.squeeze(2)).unsqueeze(3)
-    return (x * y).sum(axis, keepdim=True)
 
 
 def _outer_total(column: Tensor, row: Tensor, length: int) -> Tensor:

@@ -88,6 +88,56 @@ class Kernels(torch.autograd.Function):
         return (None, None, None, None, *(found[n].view(x.shape) if n in found else None for n, x in ordered))
 
 
+class ScanKernels(torch.autograd.Function):
+    """The walk over the tokens of whole sequences and its gradient: arguments and results as of `Kernels`, passes being the
+    two launchers and SCAN."""
+
+    @staticmethod
+    def forward(ctx, passes, sizes, position, names, *tensors):
+        ctx.passes, ctx.sizes, ctx.position, ctx.names = passes, sizes, position, names
+        run, _, scan = passes
+        given, states, (batch, length, heads) = Kernels.parts(names, tensors)
+        bounds = torch.arange(batch + 1, device=position.device) * length
+        width = sum(x[0, 0].numel() for x in states.values())
+        kept = tensors[0].new_empty(batch * length // scan["segment"] + batch, heads, width)
+        outputs = {n: tensors[0].new_empty(batch, length, heads, *axes) for n, axes in names[3].items()}
+        final = {n: torch.empty_like(x) for n, x in states.items()}
+        run(given, states, final, position, bounds, kept, outputs, heads, sizes, scan["warps"])
+        ctx.save_for_backward(kept, *tensors)
+        return (*outputs.values(), *final.values())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *gradients):
+        (kept, *tensors), names, (_, back, scan) = ctx.saved_tensors, ctx.names, ctx.passes
+        given, states, (batch, length, heads) = Kernels.parts(names, tensors)
+        bounds = torch.arange(batch + 1, device=kept.device) * length
+        d_outputs = {n: g.contiguous() for n, g in zip(names[3], gradients, strict=False)}
+        d_final = {n: g.contiguous() for n, g in zip(names[2], gradients[len(names[3]) :], strict=True)}
+        blocks, found = scan["blocks"](ctx.sizes), {}
+        for name, x in {**given, **states}.items():
+            if name in scan["gradients"]:
+                own = (batch, *x.shape) if name in names[1] else tuple(x.shape)
+                found[name] = kept.new_zeros(*((blocks,) if name in scan["partial"] else ()), *own)
+        scratch = kept.new_empty(batch * heads * blocks * scan["turns"] * scan["span"](ctx.sizes))
+        back(
+            given, kept, scratch, ctx.position, bounds, d_outputs, d_final, found, batch * length, heads, ctx.sizes,
+            scan["warps"],
+        )  # fmt: skip
+        found = {n: g.sum(0) if n in scan["partial"] else g for n, g in found.items()}
+        found = {n: g.sum(0) if n in names[1] else g for n, g in found.items()}
+        ordered = zip([*names[0], *names[1], *names[2]], tensors, strict=True)
+        return (None, None, None, None, *(found[n].view(x.shape) if n in found else None for n, x in ordered))
+
+
+def padded(*axes):
+    """Entries of a tile with these axes, at most."""
+    entries = 1
+    for n in axes:
+        entries *= 1 if n == 1 else max(32, 1 << (n - 1).bit_length())
+    return entries
+
+
 def lagged(x, lag, before):
     """The values of x [B, T, H, ...] `lag` tokens ago; `before` [B, H, L, ...] are those in front of the first."""
     return torch.cat([before[:, :, before.shape[2] - lag :].movedim(2, 1), x], 1)[:, : x.shape[1]]

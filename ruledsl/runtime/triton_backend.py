@@ -1,4 +1,7 @@
-"""The Triton backend: chunk kernels for rules that have a chunk form, kernels for single tokens for all others."""
+"""The Triton backend: chunk kernels for rules that have a chunk form, kernels for single tokens for all others.
+
+Rules whose states go entry by entry have scan kernels too: backend `triton-scan`, and this one once `SCANS` says so.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ruledsl.emit.triton_token import TokenText
-from ruledsl.runtime import triton_chunked, triton_token
+from ruledsl.runtime import triton_chunked, triton_scan, triton_token
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.token import Carry
@@ -17,7 +20,8 @@ from ruledsl.runtime.token import Carry
 if TYPE_CHECKING:
     from ruledsl.runtime.rule import Rule
 
-Compiled = triton_chunked.Compiled | triton_token.Compiled
+Compiled = triton_chunked.Compiled | triton_scan.Compiled | triton_token.Compiled
+SCANS = False  # no results from a GPU are committed (benchmarks/results) in which scan kernels are right and faster
 
 
 def is_default(rule: Rule, device: str, sizes: Mapping[str, int] | None) -> bool:
@@ -30,12 +34,15 @@ def prepare(rule: Rule, setting: Setting) -> Compiled:
     """Generate kernels and register them. BackendError: the rule has no form, or not here."""
     if _has_chunks(rule, dict(setting.sizes)):
         return triton_chunked.prepare(rule, setting)
+    if SCANS and triton_scan.has_form(rule, dict(setting.sizes)):
+        return triton_scan.prepare(rule, setting)
     return triton_token.prepare(rule, setting)
 
 
 def run(plan: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None) -> tuple[dict[str, Tensor], Carry]:
-    backend = triton_chunked if isinstance(plan, triton_chunked.Compiled) else triton_token
-    return backend.run(plan, call, carry, cu_seqlens)  # type: ignore[arg-type]
+    if isinstance(plan, triton_chunked.Compiled):
+        return triton_chunked.run(plan, call, carry, cu_seqlens)
+    return triton_token.run(plan, call, carry, cu_seqlens)
 
 
 def _has_chunks(rule: Rule, sizes: dict[str, int] | None) -> bool:

@@ -8,9 +8,9 @@ step works in the caller's tensors and can be captured in a CUDA graph: nothing 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -233,6 +233,28 @@ class Compiled:
     key: str  # of the registered plan
 
 
+class Registered(Protocol):
+    """What a call needs of what was prepared."""
+
+    @property
+    def rule(self) -> typed.Rule: ...
+    @property
+    def form(self) -> Named: ...
+    @property
+    def key(self) -> str: ...
+
+
+class Named(Protocol):
+    """Names of a plan's tensors, in their order."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+    @property
+    def params(self) -> tuple[str, ...]: ...
+    @property
+    def states(self) -> tuple[str, ...]: ...
+
+
 def prepare(rule: Rule, setting: Setting) -> Compiled:
     """Generate kernels and register them. BackendError: the rule has no form, or not here."""
     form = _form(rule, setting)
@@ -241,16 +263,22 @@ def prepare(rule: Rule, setting: Setting) -> Compiled:
     text = hashlib.sha256(f"{rule.hash}\n{form.text}".encode()).hexdigest()[:24]
     key = "-".join([text, *map(str, own), *(f"{k}{v}" for k, v in setting.sizes)])
     if registration.registered(key) is None:
-        outputs = tuple(
-            (o.name, tuple(typed.dim_value(d, sizes) for d in o.value.type.dims)) for o in rule.typed.outputs
-        )
-        families = frozenset(s.name for s in rule.typed.symbols if s.type.family) | frozenset(
-            n for n in form.states if n.startswith(prev_name(""))
-        )
+        outputs, own_families = output_shapes(rule.typed, sizes), families(rule.typed, form.states)
         registration.register(
-            key, TokenPlan(form, sizes, setting.heads, setting.out_dtype, outputs, families, setting.packed)
+            key, TokenPlan(form, sizes, setting.heads, setting.out_dtype, outputs, own_families, setting.packed)
         )
     return Compiled(rule.typed, form, key)
+
+
+def output_shapes(rule: typed.Rule, sizes: Mapping[str, int]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Outputs and their trailing axes."""
+    return tuple((o.name, tuple(typed.dim_value(d, sizes) for d in o.value.type.dims)) for o in rule.outputs)
+
+
+def families(rule: typed.Rule, states: Iterable[str]) -> frozenset[str]:
+    """Names whose gradient is written member by member."""
+    looked_back = (n for n in states if n.startswith(prev_name("")))
+    return frozenset(s.name for s in rule.symbols if s.type.family).union(looked_back)
 
 
 def _form(rule: Rule, setting: Setting) -> TokenText:
@@ -270,7 +298,7 @@ def _form(rule: Rule, setting: Setting) -> TokenText:
     return form
 
 
-def run(compiled: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None) -> tuple[dict[str, Tensor], Carry]:
+def run(compiled: Registered, call: Call, carry: Carry, cu_seqlens: Tensor | None) -> tuple[dict[str, Tensor], Carry]:
     """Outputs [B, T, H, (family...), rows, cols] and the carry after the last token."""
     rule, form = compiled.rule, compiled.form
     if call.length == 0:

@@ -24,6 +24,7 @@ CHUNKED = (
     "delta_product gated_delta_product kda comba iplr dplr rwkv7 longhorn_exact "
     "momentum_delta titans_linear linear_normalised gsa hgrn qrnn omega_linear mamba3"
 ).split()
+SCANNED = "rwkv4 mamba1 lru s4d hgrn qrnn mlstm abc mamba3".split()  # with scan kernels: backend "triton-scan"
 
 FACTORS: dict[str, tuple[Any, ...]] = {
     "length": (1, 17, 63, 64, 65, 200, 1000, 4096),
@@ -144,16 +145,22 @@ def _gates(symbol: typed.Symbol, x: Tensor, kind: str, generator: torch.Generato
             return x
 
 
-def errors(name: str, case: Case, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """Error and bar of `fwd.` outputs and final states, `bwd.` gradients, and outputs and states of single `step.`s."""
+def errors(name: str, case: Case, seed: int = 0, backend: str = "triton") -> dict[str, tuple[float, float]]:
+    """Error and bar of `fwd.` outputs and final states, `bwd.` gradients, and outputs and states of single `step.`s. Scan
+    kernels run once as they choose and once in pieces of 64 tokens: `fwd.pieces.`, `bwd.pieces.`"""
     rule = rule_named(name)
     given, first, bounds = arguments(rule, case, seed)
     low, first = lowered(rule, given, case.dtype), {n: x.float() for n, x in first.items()}
     exact, exact_first = ({n: x.double() for n, x in values.items()} for values in (low, first))
     reference = "recurrent" if case.length <= 200 else "torch"
     wanted = run(rule, exact, exact_first, bounds, reference) | steps(rule, exact, exact_first)
-    found = run(rule, low, first, bounds, "triton") | steps(rule, low, first)
-    return judged(rule, found, wanted, case.dtype)
+    found = run(rule, low, first, bounds, backend) | steps(rule, low, first)
+    rated = judged(rule, found, wanted, case.dtype)
+    if backend == "triton-scan" and case.length > 64:
+        pieces = run(rule, low, first, bounds, backend, chunk_size=64)
+        again = judged(rule, pieces, {n: x for n, x in wanted.items() if n[:5] != "step."}, case.dtype)
+        rated |= {f"{n[:4]}pieces.{n[4:]}": e for n, e in again.items()}
+    return rated
 
 
 def gates(rule: Any) -> set[str]:
@@ -189,12 +196,13 @@ def missed(errors: dict[str, tuple[float, float]]) -> dict[str, float]:
 
 
 def run(
-    rule: Any, given: dict[str, Tensor], first: dict[str, Tensor], bounds: Tensor | None, backend: str
+    rule: Any, given: dict[str, Tensor], first: dict[str, Tensor], bounds: Tensor | None, backend: str, **call: Any
 ) -> dict[str, Tensor]:
     """`fwd.` outputs and final states, `bwd.` gradients of a fixed random functional of all of them."""
     leaves = {n: x.clone().requires_grad_() for n, x in (given | first).items()}
     own, begin = {n: leaves[n] for n in given}, {n: leaves[n] for n in first}
-    output, state = rule(**own, initial_state=begin or None, cu_seqlens=bounds, backend=backend, return_state=True)
+    call |= {"cu_seqlens": bounds, "backend": backend, "return_state": True}
+    output, state = rule(**own, initial_state=begin or None, **call)
     generator = torch.Generator().manual_seed(1)
     found = {f"fwd.{n}": x for n, x in (named(rule, output) | named(rule, state, Role.STATE)).items()}
     seen = [x for x in found.values() if x.is_floating_point()]

@@ -1,9 +1,9 @@
 """The numerical cases in parallel processes, as JSON lines:
 
-    python tests/gpu/sweep.py OUT.jsonl [--every N [--first K]] [--rules a,b] [--random N]
+    python tests/gpu/sweep.py OUT.jsonl [--every N [--first K]] [--rules a,b] [--random N] [--backend triton-scan]
 
 A line: {rule, text (of random rules), case, device, torch, triton, errors, missed, refused or failure, seconds}. With
-`--random N` the rules are N random ones, three cases each. `report.py` makes a table of the lines.
+`--random N` the rules are N random ones, three cases each. With `--backend triton-scan` they are those with scan kernels. `report.py` makes a table of the lines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 
 
-def one(name: str, indices: list[int]) -> None:
+def one(name: str, backend: str, indices: list[int]) -> None:
     """A process of its own: the cases of one rule, a line each."""
     import torch
     import triton
@@ -33,13 +33,13 @@ def one(name: str, indices: list[int]) -> None:
     cases = pairwise()
     for i in indices:
         start = time.time()
-        row: dict[str, object] = {"rule": name, "case": str(cases[i])}
+        row: dict[str, object] = {"rule": name, "case": str(cases[i]), "backend": backend}
         if name.startswith("seed_"):
             row["text"] = text(int(name[5:]))
         row |= {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}
         row |= {"torch": torch.__version__, "triton": triton.__version__}
         try:
-            found = errors(name, cases[i])
+            found = errors(name, cases[i], backend=backend)
             row["errors"] = {k: float(f"{e:.2e}") for k, (e, _) in found.items()}
             row["missed"] = list(missed(found))
         except BackendError as error:  # a limit that is named
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, metavar="K", help="with --every N: the K-th of the N parts, from 0")
     parser.add_argument("--rules", default="")
     parser.add_argument("--random", type=int, default=0, metavar="N")
+    parser.add_argument("--backend", default="triton")
     parser.add_argument("--workers", type=int, default=15)
     parser.add_argument("--batch", type=int, default=4, help="cases of a rule in one process")
     parser.add_argument("--seconds", type=float, default=1e9)
@@ -75,7 +76,7 @@ def main() -> None:
         name, todo = task
         lines: list[str] = []
         while todo and (left := deadline - time.time()) > 20:
-            command = [sys.executable, __file__, "--one", name, *map(str, todo)]
+            command = [sys.executable, __file__, "--one", name, options.backend, *map(str, todo)]
             env = {**os.environ, "CUDA_VISIBLE_DEVICES": str(next(turns) % devices)}
             try:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=min(left, 3600), env=env)
@@ -115,12 +116,12 @@ def _devices() -> int:
 
 def _tasks(options: argparse.Namespace) -> list[tuple[str, list[int]]]:
     """Rules and numbers of their cases, a few for each process: a start costs as much as a small case."""
-    from device_cases import CHUNKED, pairwise, random_cases
+    from device_cases import CHUNKED, SCANNED, pairwise, random_cases
     from random_rules import seeds
 
     if options.random:
         return [(f"seed_{s}", random_cases(s)) for s in seeds(options.random)]
-    names = options.rules.split(",") if options.rules else CHUNKED
+    names = options.rules.split(",") if options.rules else SCANNED if options.backend == "triton-scan" else CHUNKED
     numbers = range(len(pairwise()))
     chosen = {n: [i for i in numbers if (i + at) % options.every == options.first] for at, n in enumerate(names)}
     return [
@@ -133,6 +134,6 @@ def _tasks(options: argparse.Namespace) -> list[tuple[str, list[int]]]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        one(sys.argv[2], [int(i) for i in sys.argv[3:]])
+        one(sys.argv[2], sys.argv[3], [int(i) for i in sys.argv[4:]])
     else:
         main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from device_cases import CHUNKED, Case, errors, missed, pairwise, random_cases
+from device_cases import CHUNKED, SCANNED, Case, errors, missed, pairwise, random_cases
 from random_rules import seeds
 
 pytestmark = pytest.mark.gpu
@@ -27,3 +27,9 @@ def ten() -> list[int]:
 def test_bars_of_random_rules(number: int, which: int) -> None:
     seed = ten()[number]
     assert not missed(errors(f"seed_{seed}", pairwise()[random_cases(seed)[which]]))
+
+
+@pytest.mark.parametrize("case", pairwise()[::5], ids=str)
+@pytest.mark.parametrize("name", SCANNED)
+def test_scan_kernels(name: str, case: Case) -> None:
+    assert not missed(errors(name, case, backend="triton-scan"))

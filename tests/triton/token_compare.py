@@ -1,5 +1,5 @@
-"""Runs cases of the kernels for single tokens against plain torch and prints the errors. A program of its own: whether
-kernels are interpreted is decided when triton is imported.
+"""Runs cases of the kernels for single tokens and of scan kernels against plain torch and prints the errors. A program of its
+own: whether kernels are interpreted is decided when triton is imported. Fresh memory holds NaN.
 
     python token_compare.py < cases.json > errors.json
 
@@ -49,10 +49,16 @@ class Case:
     sizes: dict[str, int] = field(default_factory=dict)
     grouped: list[str] = field(default_factory=list)  # inputs with one head
     packed: list[int] = field(default_factory=list)  # lengths of sequences, instead of `length`
+    tail: int = 0  # tokens after the last packed sequence
+    backend: str = "token"  # or triton-scan
+    chunk_size: int | None = None
+    dtype: str = "float32"  # of vectors and matrices without a declared range
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True)  # fills fresh memory
     kinds = {"gradients": _gradients, "cut": _cut, "step": _step}
     print(json.dumps([kinds[case.kind](case) for case in (Case(**c) for c in json.load(sys.stdin))]))
 
@@ -61,12 +67,19 @@ def _setup(case: Case) -> tuple[Rule, dict[str, Tensor], dict[str, Tensor]]:
     """The rule, arguments and first values of every state, float64."""
     rule = load(cases.CORPUS / f"{case.rule}.rule") if case.rule.isidentifier() else load(case.rule)
     sized = cases.sizes(rule, **case.sizes)
-    x = cases.arguments(rule, 1 if case.packed else case.batch, sum(case.packed) or case.length, case.heads, sized)
+    x = cases.arguments(
+        rule, 1 if case.packed else case.batch, sum(case.packed) + case.tail or case.length, case.heads, sized
+    )
     x = {n: v[:, :, :1] if n in case.grouped else v for n, v in x.items()}
     # states whose logarithm is taken start as declared, the others from something
     first = cases.states(rule, len(case.packed) or case.batch, case.heads, sized, every=True) or {}
     given = {s.name for s in rule.typed.of(Role.STATE) if s.init is not None}
+    x = {n: v.to(getattr(torch, case.dtype)) if n in _narrow(rule) else v for n, v in x.items()}
     return rule, _on(x), _on({n: v for n, v in first.items() if n not in given})
+
+
+def _narrow(rule: Rule) -> set[str]:
+    return {e.name for e in rule.spec.inputs if not e.type.is_scalar and e.interval is None}
 
 
 def _on(x: dict[str, Tensor], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -80,7 +93,9 @@ def _gradients(case: Case) -> dict[str, float]:
         bounds = [sum(case.packed[:i]) for i in range(len(case.packed) + 1)]
         call["cu_seqlens"] = torch.tensor(bounds, dtype=torch.int32, device=DEVICE)
     wanted = forward_and_back(rule, x, first, True, backend="recurrent", **call)
-    found = forward_and_back(rule, _on(x, torch.float32), _on(first, torch.float32), True, backend="token", **call)
+    low = {n: v.to(getattr(torch, case.dtype)) if n in _narrow(rule) else v.float() for n, v in x.items()}
+    own = {**call, "backend": case.backend, "chunk_size": case.chunk_size}
+    found = forward_and_back(rule, low, _on(first, torch.float32), True, **own)
     named = {f"d {n}": cases.error(found[2][n], wanted[2][n]) for n in wanted[2]}
     return {"outputs": cases.error(found[0], wanted[0]), "state": cases.error(found[1], wanted[1]), **named}
 
@@ -88,7 +103,7 @@ def _gradients(case: Case) -> dict[str, float]:
 def _cut(case: Case) -> dict[str, float]:
     rule, x, first = _setup(case)
     x, first = _on(x, torch.float32), _on(first, torch.float32)
-    call = {"backend": "token", "return_state": True}
+    call = {"backend": case.backend, "chunk_size": case.chunk_size, "return_state": True}
     whole, last = rule(**x, initial_state=first or None, **call)
     at = case.length // 2
     head, state = rule(**cases.cut(rule, x, 0, at), initial_state=first or None, **call)
