@@ -12,7 +12,7 @@ _SERIAL = 8  # tokens that are taken one by one
 _WIDE = 2_048  # entries of a token's state from which on a CPU takes all tokens one by one
 
 
-def entering(monoid, maps, start, length):
+def entering_tokens(monoid, maps, start, length):
     """What enters each token [B, H, C, ...] and what leaves the last [B, H, ...]."""
     first = [s.unsqueeze(2) for s in start]
     parts = [p for row in maps for p in row if p is not None]
@@ -184,7 +184,7 @@ class Scanned(torch.autograd.Function):
     def forward(ctx, monoid, width, length, *tensors):
         ctx.monoid, ctx.width = monoid, width
         maps, start = Scanned.parts(width, tensors)
-        into, out = entering(monoid, maps, start, length)
+        into, out = entering_tokens(monoid, maps, start, length)
         ctx.save_for_backward(*tensors, *into)
         return (*into, *(x.clone() for x in out))
 
@@ -209,7 +209,7 @@ class Scanned(torch.autograd.Function):
         back = [
             [*(None if row[j] is None else row[j].flip(2) for row in own), gradients[j].flip(2)] for j in range(count)
         ]
-        behind, first = entering("affine", back, gradients[count:], length)
+        behind, first = entering_tokens("affine", back, gradients[count:], length)
         wanted = [x for x in leaves if x is not None]
         found = iter(torch.autograd.grad(after, wanted, [x.flip(2) for x in behind], allow_unused=True))
         return (None, None, None, *(None if x is None else next(found) for x in leaves), *first)

@@ -118,7 +118,7 @@ def scanned(scan: Scan, values: Values, start: Sequence[Tensor], length: int, re
     for stratum in scan.strata:
         parts = [[_part(scan.program, values, i, reverse) for i in row] for row in stratum.parts]
         first = [start[i] for i in stratum.states]
-        into, out = scan_ops.entering(stratum.monoid, parts, first, length)
+        into, out = scan_ops.entering_tokens(stratum.monoid, parts, first, length)
         for i, x, last in zip(stratum.states, into, out, strict=True):
             values.given[scan.states[i]] = x.flip(2) if reverse else x
             leaving[i] = last

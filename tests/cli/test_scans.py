@@ -75,3 +75,12 @@ def test_the_schedule_of_kernels_says_what_it_chose() -> None:
 def test_a_rule_with_neither_form_says_so() -> None:
     assert walk("gru").scan is None
     assert walk("delta").scan is None
+
+
+@pytest.mark.parametrize("name", ["like", "torch", "scanned", "entering_h"])
+def test_a_name_of_the_module_is_a_name_like_any_other(name: str, tmp_path: Path) -> None:
+    rule = f"state h[K]\ninput a[K], {name}[K]\nh = relu(a .* h) + {name}\noutput o = h .* {name}\n"
+    path = tmp_path / "names.py"
+    path.write_text(Walk(load_source(rule)).module, encoding="utf-8")
+    done = subprocess.run([sys.executable, "-I", str(path)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("chunked"), done.stdout + done.stderr

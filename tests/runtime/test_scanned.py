@@ -201,7 +201,7 @@ def test_prefixes_of_clipped_maps_with_gains_of_every_sign(length: int) -> None:
     low = torch.where(torch.rand(shape, generator=g) < 0.5, draw() - 1, -torch.inf)
     high = torch.where(torch.rand(shape, generator=g) < 0.5, draw() + 3, torch.inf)
     b, start = draw(), torch.randn(2, 1, 1, 5, generator=g, dtype=torch.float64)
-    (into,), (out,) = scan_ops.entering(Monoid.CLIP, [[a, b, low, high]], [start], length)
+    (into,), (out,) = scan_ops.entering_tokens(Monoid.CLIP, [[a, b, low, high]], [start], length)
     h = start
     for t in range(length):
         assert torch.allclose(into[:, :, t], h, atol=1e-12)
