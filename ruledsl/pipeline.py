@@ -63,6 +63,13 @@ def token_form(unrolled: typed.Rule) -> tuple[TokenForm | None, str]:
     return token_form(unrolled)
 
 
+def in_double(rule: typed.Rule) -> bool:
+    """Whether the rule computes in float64 whatever its inputs are."""
+    from ruledsl.algebra.precision import in_double
+
+    return in_double(rule)
+
+
 def chunk(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, int]) -> Program:
     """Raises UnsupportedForm for what has linear reads and writes but no chunk program."""
     from ruledsl.chunk.form import form
@@ -102,6 +109,8 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
     from ruledsl.schedule.swap_rows import swap_rows
     from ruledsl.schedule.unsupported import unsupported
 
+    if token.solves:
+        raise unsupported("a system that is solved for each token has no Triton form")
     program = chunk(by_products(token), unrolled, sizes)
     if program.chunk is not None:
         raise unsupported("a state of the chunk's start has no chunk kernels: its chunks are at the rule's own places")
@@ -113,7 +122,8 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
         without_slots(simplify(p, (first, pull_scales, *rest)))
         for p in (program, differentiate(program, keep_states=True))
     )
-    return forward, gather_gates(swap_rows(backward))
+    bounds = {s.name: s.interval.low for s in unrolled.symbols if s.interval is not None}
+    return forward, gather_gates(swap_rows(backward), bounds)
 
 
 def kernels(

@@ -7,6 +7,9 @@
     sides       the classes of the factors left and right of the state; classify: the kind of a stratum
     normal      sub-steps  S <- diag S diag + sum_j z_j key_j^T;  coupled: states that depend on each
                 other, every version over the states as the token began;  readout: outputs over linear reads of the states
+    joined      strata whose states are added to one another; positive: may a system of states be solved by conjugate gradients;
+                conditions: products of conditions that are 0;  circles: who takes from whom
+    precision   rules that compute in float64
     reparam/    changes of variable, one recogniser each
     gauge       states that cancel from those they scale: degrees in exp of a state
     ranges      intervals from promises; logarithm: where log of a decay is safe

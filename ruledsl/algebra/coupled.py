@@ -9,23 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ruledsl.algebra import build
 from ruledsl.algebra.affine import Affine
 from ruledsl.algebra.analysis import Part
+from ruledsl.algebra.circles import circles
 from ruledsl.algebra.classify import orientation, oriented
+from ruledsl.algebra.conditions import possible
 from ruledsl.algebra.held import with_copies
+from ruledsl.algebra.logarithm import log_of
 from ruledsl.algebra.normal import Demand, NoForm, offset, summed
 from ruledsl.algebra.scalars import MINUS, UNIT, Coef, common, over
 from ruledsl.algebra.scope import Scope, State
 from ruledsl.algebra.sides import Part as SidePart
 from ruledsl.algebra.sides import PartKind, parts
 from ruledsl.algebra.steps import versions
-from ruledsl.algebra.verdict import CoupledCopy, CoupledForm, CoupledRead, CoupledState, CoupledVersion, CoupledWrite
+from ruledsl.algebra.verdict import (
+    CoupledCopy,
+    CoupledForm,
+    CoupledRead,
+    CoupledState,
+    CoupledVersion,
+    CoupledWrite,
+    Decay,
+)
 from ruledsl.lang.typed import Dim, Expr, Type
 
-MOST_COUPLED = 4  # states; a chunk forms a tile of C x C for every pair of them
+MOST_COUPLED = 4  # states in a circle; a chunk forms a tile of C x C for every pair of them
+MOST_JOINT = 32  # states
 
+_Key = TypeVar("_Key")
 Item = tuple[int | None, Expr]  # (j, x): the read S_j x; (None, u): the value u
 Row = dict[Item, Coef]
 
@@ -33,8 +47,8 @@ Row = dict[Item, Coef]
 def coupled_form(scope: Scope, part: Part, demand: Mapping[State, Demand]) -> CoupledForm:
     """Raises NoForm and TooLarge."""
     states = part.states
-    if len(states) > MOST_COUPLED:
-        raise NoForm(f"{len(states)} coupled states: more than {MOST_COUPLED} have no matmul form here")
+    if len(states) > MOST_JOINT:
+        raise NoForm(f"{len(states)} states together: more than {MOST_JOINT} have no matmul form here")
     version = versions(scope, part.linear, states)
     last = {s: len(scope.assigns[s]) for s in states}
     wanted = [(s, k) for s in states for k in sorted({*demand[s].versions, last[s]} - {0})]
@@ -46,6 +60,12 @@ def coupled_form(scope: Scope, part: Part, demand: Mapping[State, Demand]) -> Co
     rows, cols = _shape(types, turned)
     number = {s: i for i, s in enumerate(types)}
     read = {(s, k): _read(scope, s, x, turned, number) for (s, k), x in values.items()}
+    entries = {(number[s], j): c for s in states for j, c in _last(read, s, last[s], number).items()}
+    entries |= {(number[s], number[s]): UNIT for s in copies}
+    around = max(map(len, circles(len(types), entries)))
+    if around > MOST_COUPLED:
+        raise NoForm(f"{around} coupled states: more than {MOST_COUPLED} have no matmul form here")
+    gate = common([*entries.values()])
     writes = _Writes([])
     simplest = sorted(read.items(), key=lambda x: sum(len(c.terms) for r in x[1][1].values() for c in r.values()))
     held = {at: [writes.place(key, row) for key, row in low.items()] for at, (_, low) in simplest}
@@ -63,8 +83,17 @@ def coupled_form(scope: Scope, part: Part, demand: Mapping[State, Demand]) -> Co
             )
             for s, k in wanted
         ),
+        None if gate.literal is not None else Decay(gate.expr(), log_of(scope, gate.expr())),
+        tuple((i, j, (c if gate.literal is not None else over(c, gate)).expr()) for (i, j), c in entries.items()),
         tuple(CoupledCopy(copy, turned[s]) for s, copy in copies.items()),
     )
+
+
+def _last(
+    read: Mapping[tuple[State, int], tuple[dict[int, Coef], dict[Expr, Row]]], state: State, version: int, number: Mapping[State, int]
+) -> dict[int, Coef]:
+    """What a token makes of a state, as multiples of the states."""
+    return read[state, version][0] if version else {number[state]: UNIT}
 
 
 def _turned(
@@ -120,8 +149,12 @@ def _read(
                     add(right.key, (j, right.matrix), coef)
     for coef, u, w in offset(scope, value, turned[state]):
         add(w, (None, u), coef)
-    rows = {key: {i: c for i, c in row.items() if not c.is_zero} for key, row in low.items()}
-    return {j: c for j, c in mixed.items() if not c.is_zero}, {key: row for key, row in rows.items() if row}
+    rows = {key: _not_zero(row) for key, row in low.items()}
+    return _not_zero(mixed), {key: row for key, row in rows.items() if row}
+
+
+def _not_zero(coefs: Mapping[_Key, Coef]) -> dict[_Key, Coef]:
+    return {key: c for key, x in coefs.items() if not (c := possible(x)).is_zero}
 
 
 def _refuse(left: SidePart, right: SidePart) -> None:

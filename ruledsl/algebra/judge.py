@@ -9,6 +9,7 @@ from ruledsl.algebra.analysis import Analysis, Part, analyse
 from ruledsl.algebra.calculus import NoDerivative
 from ruledsl.algebra.dense_blame import dense_blame
 from ruledsl.algebra.gauge import gauged, gauges
+from ruledsl.algebra.precision import inverted
 from ruledsl.algebra.price import price
 from ruledsl.algebra.readout import form_of
 from ruledsl.algebra.sequential import broken
@@ -65,7 +66,8 @@ def _judged(rule: typed.Rule, unrolled: typed.Rule, sizes: dict[str, int]) -> Ve
 
 def _warnings(analysis: Analysis) -> tuple[str, ...]:
     carried = (f"{name} reads its own past: it is judged as a state of that name" for name in analysis.hidden)
-    return (*carried, *_keys(analysis))
+    double = ("computes in float64, states too: float32 does not hold a matrix whose inverse fades",) if inverted(analysis.scope) else ()
+    return (*carried, *double, *_keys(analysis))
 
 
 def _keys(analysis: Analysis) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What a token costs, as closed formulas over the rule's sizes and the chunk length C.
 
 Products and element-wise operations are counted (2 flops per multiply-add, 1 per entry and element-wise operation);
-softmax and norms count as 4 per entry. Inputs and outputs are 2 bytes, the state 4.
+softmax and norms count as 4 per entry. Inputs and outputs are 2 bytes, the state 4, or 8 where a rule computes in float64.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from fractions import Fraction
 
 from ruledsl.algebra.analysis import Analysis
 from ruledsl.algebra.evaluate import Unknown
-from ruledsl.algebra.verdict import CoupledForm, Kind, Price, TokenForm
+from ruledsl.algebra.precision import inverted
+from ruledsl.algebra.verdict import CoupledForm, Kind, Price, Solved, TokenForm
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Dim, DimOp, Expr, Role, Type
-from ruledsl.lang.walk import mentions
+from ruledsl.lang.walk import mentions, subexpressions
 
 Count = Counter[tuple[str, ...]]  # product of sizes -> number
 
@@ -31,14 +32,15 @@ def price(analysis: Analysis, token: TokenForm | None, bound: Mapping[str, int])
     for o in rule.outputs:
         outputs += _entries(o.value.type)
     step = _step(rule)
+    entry = 8 if inverted(analysis.scope) else 4
     moved = _times(inputs + outputs, 2)
     train = _chunk(token, rule) if token is not None else None
     return Price(
-        state_bytes=show(_times(state, 4)),
+        state_bytes=show(_times(state, entry)),
         train_flops=show(step if train is None else train),
         decode_flops=show(step),
         train_bytes=show(moved),
-        decode_bytes=show(_times(state, 8) + moved),
+        decode_bytes=show(_times(state, 2 * entry) + moved),
         note=_note(analysis, train is not None, bound),
     )
 
@@ -149,11 +151,11 @@ def _chunk(token: TokenForm, rule: typed.Rule) -> Count:
         rows, cols = dim(form.rows), dim(form.cols)
         writes = [w for s in form.steps for w in s.writes]
         reads = sum(1 for w in writes if w.read is not None)
-        outs = sum(1 for r in token.reads if r.state == form.state and r.member == form.member)
-        entries = _product(rows, cols)
-        out += _times(entries, 2 * (len(writes) + reads + outs))
-        out += _times(_product(c, cols), 2 * len(writes) * (reads + outs))
-        out += _times(_product(c, rows), 2 * (reads * reads + len(writes) * outs))
+        outs = _asked(token, {(form.state, form.member)})
+        entries, every = _product(rows, cols), _number(reads) + outs
+        out += _times(_product(entries, _number(len(writes)) + every), 2)
+        out += _times(_product(_product(c, cols), every), 2 * len(writes))
+        out += _times(_product(_product(c, rows), _number(reads * reads) + _times(outs, len(writes))), 2)
         out += _times(_product(c, c), reads**3 / 3)
     for joint in token.coupled:
         out += _coupled(joint, token, c)
@@ -162,6 +164,32 @@ def _chunk(token: TokenForm, rule: typed.Rule) -> Count:
         out += flops(value)
     for value in [x.value for x in token.lets] + [x.value for x in token.outputs]:
         out += flops(value)
+    for system in token.solves:
+        out += _product(flops(system.applied), _turns(system)) + flops(system.right)
+    return out
+
+
+def _number(n: float) -> Count:
+    return Counter({(): n}) if n else Counter()  # type: ignore[dict-item]
+
+
+def _turns(system: Solved) -> Count:
+    """How often the matrix is applied."""
+    match system.steps:
+        case typed.Number(turns):
+            return _number(turns)
+        case _:
+            return dim(system.right.type.rows)
+
+
+def _asked(token: TokenForm, states: set[tuple[str, int | None]]) -> Count:
+    """How often the read-outs read the states: those of a system once for each time that its matrix is applied."""
+    systems = {s.unknown: _turns(s) for s in token.solves}
+    out: Count = Counter()
+    for r in token.reads:
+        if (r.state, r.member) in states:
+            found = [systems[e.name] for e in subexpressions(r.vector) if isinstance(e, typed.Ref) and e.name in systems]
+            out += found[0] if found else _number(1)
     return out
 
 
@@ -171,9 +199,10 @@ def _coupled(form: CoupledForm, token: TokenForm, c: Count) -> Count:
     own = {(s.state, s.member) for s in form.states}
     writes, rank = len(form.writes), sum(1 for w in form.writes if w.reads)
     asked = sum(len(w.reads) for w in form.writes)
-    outs = sum(1 for r in token.reads if (r.state, r.member) in own)
-    out = _times(_product(rows, cols), 2 * n * (writes + asked + outs))
-    out += _times(_product(c, cols), 2 * writes * (asked + outs))
-    out += _times(_product(c, rows), 2 * (rank * rank + writes * outs))
+    outs = _asked(token, own)
+    every = _number(asked) + outs
+    out = _times(_product(_product(rows, cols), _number(writes) + every), 2 * n)
+    out += _times(_product(_product(c, cols), every), 2 * writes)
+    out += _times(_product(_product(c, rows), _number(rank * rank) + _times(outs, writes)), 2)
     out += _times(_product(c, c), rank**3 / 3)
-    return out + _times(c, 2 * n * n * (1 + rank * asked + writes * outs))
+    return out + _times(_product(c, _number(1 + rank * asked) + _times(outs, writes)), 2 * n * n)

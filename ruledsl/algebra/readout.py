@@ -2,7 +2,8 @@
 
 Each maximal matrix-vector product with a state becomes a Read; lets and outputs that hold one are rewritten over
 `Ref(name, Role.READ)`. Coefficients of later strata may use reads of earlier ones. A use of a state that is no such
-product leaves no token form. What is frozen is a constant of the chunk, and stays as it is written.
+product leaves no token form. What is frozen is a constant of the chunk, and stays as it is written. A system whose matrix
+holds states is solved by products with an unknown vector, if the matrix is known to be positive definite.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from ruledsl.algebra.analysis import Analysis, Part, analyse
 from ruledsl.algebra.calculus import NoDerivative
 from ruledsl.algebra.coupled import coupled_form
 from ruledsl.algebra.held import copied, held
+from ruledsl.algebra.joined import joined
 from ruledsl.algebra.linear import Linear, NotAffine
 from ruledsl.algebra.normal import Demand, NoForm, matrix_form
+from ruledsl.algebra.positive import not_definite
 from ruledsl.algebra.scope import Scope, State
-from ruledsl.algebra.verdict import CoupledForm, MatrixForm, Read, TokenForm
+from ruledsl.algebra.verdict import CoupledForm, MatrixForm, Read, Solved, TokenForm
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Expr, Ref, Role, Type
 
@@ -85,6 +88,7 @@ class _Builder:
     wanted: list[_Wanted] = field(default_factory=list)
     linears: dict[State, Linear] = field(default_factory=dict)
     lets: dict[str, Expr] = field(default_factory=dict)  # rewritten
+    solves: list[Solved] = field(default_factory=list)
     applied: int = 0
 
     @property
@@ -97,7 +101,8 @@ class _Builder:
         self.lets |= {o.name: o.value for o in outputs}
         forms: list[MatrixForm] = []
         joint: list[CoupledForm] = []
-        for part in reversed(held(self.analysis)):  # a later stratum's coefficients may want reads of an earlier one
+        parts = joined(scope, held(self.analysis))
+        for part in reversed(parts):  # a later stratum's coefficients may want reads of an earlier one
             if len(part.states) > 1 or copied(scope, part):
                 found = coupled_form(scope, part, {s: self.demand(s) for s in part.states})
                 joint.insert(0, _rewritten(found, self.rewrite))
@@ -105,7 +110,7 @@ class _Builder:
             (state,) = part.states
             form = matrix_form(scope, state, list(part.steps), list(part.maps), self.demand(state))
             forms.insert(0, _rewritten(form, self.rewrite))
-        token = TokenForm((), (), tuple(forms), outputs, tuple(joint))
+        token = TokenForm((), (), tuple(forms), outputs, tuple(joint), tuple(self.solves))
         return self.ordered(token, [self.read(w, token.transposed[w.state]) for w in self.wanted])
 
     def demand(self, state: State) -> Demand:
@@ -127,13 +132,30 @@ class _Builder:
         for w in self.wanted:
             if (w.state, w.version, w.vector, w.left) == (state, version, vector, left):
                 return Ref(w.name, Role.READ, type, span=span)
-        taken = {s.name for s in self.analysis.rule.symbols} | set(self.scope.lets) | set(self.analysis.rule.sizes)
         number = sum(1 for w in self.wanted if w.state[0] == state[0]) + 1
-        name = f"{state[0]}_read{number}"
-        while name in taken or any(w.name == name for w in self.wanted):
-            name += "_"
+        name = self.fresh(f"{state[0]}_read{number}")
         self.wanted.append(_Wanted(name, state, version, vector, left))
         return Ref(name, Role.READ, type, span=span)
+
+    def fresh(self, name: str) -> str:
+        taken = {s.name for s in self.analysis.rule.symbols} | set(self.scope.lets) | set(self.analysis.rule.sizes)
+        taken |= {w.name for w in self.wanted} | {n for s in self.solves for n in (s.name, s.unknown)}
+        while name in taken:
+            name += "_"
+        return name
+
+    def solved(self, expr: typed.Solve) -> Expr:
+        """The solution of a system whose matrix holds states, by name."""
+        if not expr.type.is_vector:
+            raise NoForm("a system whose matrix holds a state is solved for a matrix")
+        if why := not_definite(self.scope, expr.matrix):
+            raise NoForm(f"a system whose matrix holds a state is solved, and {why}")
+        number = len(self.solves) + 1
+        unknown = self.fresh(f"unknown{number}")
+        applied = self.apply(expr.matrix, Ref(unknown, Role.READ, expr.type, span=expr.span))
+        found = Solved(self.fresh(f"solved{number}"), unknown, applied, self.rewrite(expr.right), expr.steps)
+        self.solves.append(found)
+        return Ref(found.name, Role.READ, expr.type, span=expr.span)
 
     def meets(self, vector: Expr, state: State) -> bool:
         return any(w.state == state for w in self._reads_in(vector))
@@ -143,6 +165,7 @@ class _Builder:
         match expr:
             case Ref(name, Role.READ):
                 out += [w for w in self.wanted if w.name == name]
+                out += [w for s in self.solves if s.name == name for e in (s.applied, s.right) for w in self._reads_in(e)]
             case Ref(name, Role.LET | Role.OUTPUT) if name in self.lets:
                 out += self._reads_in(self.lets[name])
         for child in typed.children(expr):
@@ -167,7 +190,7 @@ class _Builder:
             case typed.Product(x, y) if x.type.cols == 1:
                 return build.product(self.rewrite(x), self.rewrite(y))
             case typed.Solve(matrix) if self.scope.seen(matrix).live:
-                raise NoForm("a system whose matrix holds a state is solved")
+                return self.solved(expr)
         return build.rebuild(expr, self.rewrite)
 
     def reference(self, expr: Ref) -> Expr:

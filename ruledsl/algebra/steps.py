@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from ruledsl.algebra.affine import Affine, Marker, Term, TooLarge, substitute
+from ruledsl.algebra.conditions import mask
 from ruledsl.algebra.linear import Linear
 from ruledsl.algebra.scalars import UNIT, Coef
 from ruledsl.algebra.scope import Scope, State
@@ -149,18 +150,10 @@ def _dense(m: Map) -> bool:
             assert_never(m)
 
 
-def _mask(atom: typed.Expr) -> tuple[typed.Expr, bool] | None:
-    """A condition and whether it holds, of `where(condition, 1, 0)` and `where(condition, 0, 1)`."""
-    match atom:
-        case typed.Apply("where", (condition, typed.Number(yes), typed.Number(no))) if {yes, no} == {0.0, 1.0}:
-            return condition, yes == 1.0
-    return None
-
-
 def _conditions(terms: tuple[Term, ...]) -> list[typed.Expr]:
     """The conditions that are factors of some coefficient."""
-    masks = (_mask(atom) for t in terms for _, powers in t.coef.terms for atom, power in powers if power > 0)
-    return list(dict.fromkeys(mask[0] for mask in masks if mask is not None))
+    found = (mask(atom) for t in terms for _, powers in t.coef.terms for atom, power in powers if power > 0)
+    return list(dict.fromkeys(m[0] for m in found if m is not None))
 
 
 def _where(terms: tuple[Term, ...], condition: typed.Expr, holds: bool) -> tuple[Term, ...]:
@@ -169,8 +162,8 @@ def _where(terms: tuple[Term, ...], condition: typed.Expr, holds: bool) -> tuple
     for t in terms:
         kept = []
         for number, powers in t.coef.terms:
-            masks = [(_mask(atom), atom) for atom, power in powers if power > 0]
-            told = {atom: mask[1] for mask, atom in masks if mask is not None and mask[0] == condition}
+            masks = [(mask(atom), atom) for atom, power in powers if power > 0]
+            told = {atom: m[1] for m, atom in masks if m is not None and m[0] == condition}
             if all(value is holds for value in told.values()):
                 kept.append((number, tuple((a, p) for a, p in powers if a not in told)))
         if kept:

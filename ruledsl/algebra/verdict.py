@@ -2,12 +2,13 @@
 
     Verdict   = Verdict(rule, kind, strata, token, stability, price, ...)
     Stratum   = Stratum(states, kind, structure, reason, blame?)      -- one strongly connected component of the states
-    TokenForm = TokenForm(lets, reads, forms, outputs, coupled)       -- what the chunk floor builds from; None: no chunk form
+    TokenForm = TokenForm(lets, reads, forms, outputs, coupled, solves) -- what the chunk floor builds from; None: no chunk form
     MatrixForm= MatrixForm(state, transposed, steps)
     CoupledForm = CoupledForm(states, writes, versions, copies)       -- states that one token maps jointly
     Step      = Step(version, decay?, left?, writes)
     Write     = Write(key, value?, gain?, read?)
     Read      = Read(name, state, version, vector, left)
+    Solved    = Solved(name, unknown, applied, right, steps?)        -- a system whose matrix holds states
 
 One token of a matrix state is a sequence of sub-steps (the versions 1, 2, ... of `typed`), each
 
@@ -173,13 +174,16 @@ class CoupledVersion:
 @dataclass(frozen=True, slots=True)
 class CoupledForm:
     """The joint recurrence of states of one shape. `versions`: the last one of each state that is ever assigned (a state
-    without one stays as it is), and those that are read."""
+    without one stays as it is), and those that are read. P is `gate` (None: 1) times the matrix of the `entries`, by
+    (i, j); those that are 0 are left out."""
 
     states: tuple[CoupledState, ...]
     rows: typed.Dim
     cols: typed.Dim
     writes: tuple[CoupledWrite, ...]
     versions: tuple[CoupledVersion, ...]
+    gate: Decay | None
+    entries: tuple[tuple[int, int, typed.Expr], ...]
     copies: tuple[CoupledCopy, ...] = ()
 
     @property
@@ -213,6 +217,19 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class Solved:
+    """`Ref(name, Role.READ)` stands for the vector x with `applied` = `right`, where `applied` is the product of the
+    system's matrix with x = `Ref(unknown, Role.READ)`, over reads of the states by it. The matrix is symmetric positive
+    definite while the states hold what the rule makes of them."""
+
+    name: str
+    unknown: str
+    applied: typed.Expr
+    right: typed.Expr
+    steps: typed.Expr | None = None  # the most conjugate-gradient steps; None: no bound of the rule's
+
+
+@dataclass(frozen=True, slots=True)
 class TokenForm:
     """A token as linear reads of the states and everything around them. Straight-line, in dependency order."""
 
@@ -221,6 +238,7 @@ class TokenForm:
     forms: tuple[MatrixForm, ...]  # in the order of the strata
     outputs: tuple[typed.Output, ...]
     coupled: tuple[CoupledForm, ...] = ()
+    solves: tuple[Solved, ...] = ()
 
     @property
     def transposed(self) -> dict[tuple[str, int | None], bool]:

@@ -1,7 +1,8 @@
 """Floor 3: C tokens at once, as tensor algebra, and its gradient.
 
     form            TokenForm -> Program         lower (expressions), recurrence (states), gates (decays),
-                                                 coupled (states mapped jointly), mixing (their small matrices)
+                                                 coupled (states mapped jointly), mixing (their small matrices),
+                                                 mixed_reads (sums of reads), systems (what a solution is made of)
     differentiate   Program -> Program           derivatives: one row for each operation
     simplify        Program -> Program           lower_solves, swap_contractions
     verify, show    Program -> itself, text

@@ -120,8 +120,9 @@ def _strip(tile: Tile) -> Tile:
     return tile
 
 
-def _rank(tile: Tile) -> tuple[int, int]:
-    return sum(size != 1 for size in tile.shape), tile.index
+def _rank(tile: Tile) -> tuple[int, bool, int]:
+    """Small tiles come first, then those that are the same each time a system's matrix is applied."""
+    return sum(size != 1 for size in tile.shape), tile.index in tile.builder.inside, tile.index
 
 
 def _sum(b: Builder, parts: list[tuple[float, Tile]], shape: Shape) -> Tile:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ruledsl.chunk import arithmetic, identities, shapes
 from ruledsl.chunk.program import Attr, Axis, Node, Port, Program, Result, Rows, Shape
+from ruledsl.chunk.systems import ENDS
 from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.lang.source import Span
 from ruledsl.lang.typed import Dim, Type
@@ -92,6 +93,7 @@ class Builder:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.ports: list[Port] = []
+        self.inside: set[int] = set()  # nodes made from an unknown, see `systems`
         self._known: dict[Node, int] = {}
         self._steps = 0
 
@@ -116,6 +118,8 @@ class Builder:
         if index is None:
             index = self._known[node] = len(self.nodes)
             self.nodes.append(node)
+            if op == "unknown" or (op not in ENDS and not self.inside.isdisjoint(node.args)):
+                self.inside.add(index)
         return Tile(index, self)
 
     def make(self, op: str, args: Sequence[Tile], attr: Attr = None, shape: Shape | None = None) -> Tile:
@@ -225,7 +229,7 @@ class Builder:
             made[i] = (
                 found
                 if found is not None
-                else self.make(node.op, args, node.attr, node.shape if _fixed(node.op) else None)
+                else self.make(node.op, args, node.attr, node.shape if fixed(node.op) else None)
             )
         return made
 
@@ -247,11 +251,20 @@ class Builder:
                         if target is not None
                         else tile
                         if args == tile.args
-                        else self.make(tile.op, args, tile.attr, tile.shape if _fixed(tile.op) else None)
+                        else self.make(tile.op, args, tile.attr, tile.shape if fixed(tile.op) else None)
                     )
             else:
                 stack += open_
         return [done[r] for r in results]
+
+    def at(self, tile: Tile, leaf: Tile, value: Tile) -> Tile:
+        """The tile as it is where `leaf` is `value`, which may be made from them."""
+        made = {leaf: value}
+        for old in (Tile(i, self) for i in range(leaf.index + 1, tile.index + 1)):
+            if any(a in made for a in old.args):
+                args = [made.get(a, a) for a in old.args]
+                made[old] = self.make(old.op, args, old.attr, old.shape if fixed(old.op) else None)
+        return made.get(tile, tile)
 
     def program(
         self, results: Sequence[tuple[Result, Tile]], types: tuple[tuple[str, Type], ...] = (), chunk: int | None = None
@@ -275,9 +288,9 @@ class Builder:
         return Program(nodes, tuple(self.ports[i] for i in used), done, types, chunk)
 
 
-def _fixed(op: str) -> bool:
+def fixed(op: str) -> bool:
     """Operations whose shape does not follow from their arguments."""
-    return op in ("full", "eye", "expand", "cut", "put_last", "unkron")
+    return op in ("full", "eye", "unknown", "expand", "cut", "put_last", "unkron")
 
 
 class Functions:

@@ -1,8 +1,8 @@
 """States that one token maps jointly, over a chunk: the writes' rows solved, reads and outgoing values.
 
 With S_j the states as the chunk begins (and the copies, which no token changes), w the keys, P_t the small matrices of a
-token and M(t; s) their product over the tokens between s and t (`mixing`), a version of a state that is
-sum_j c_j S_j + sum_w d_w row_w key_w^T reads
+token and M(t; s) their product over the tokens between s and t (`mixing`; the factor that all entries share is a gate of
+its own), a version of a state that is sum_j c_j S_j + sum_w d_w row_w key_w^T reads
 
     version x  =  sum_i m_i (S_i x)  +  sum_{s<t} sum_w (x . key_w[s]) W_w[t, s] row_w[s]  +  sum_w d_w (x . key_w) row_w
 
@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ruledsl.algebra.verdict import CoupledForm, CoupledVersion, CoupledWrite
+from ruledsl.algebra.verdict import CoupledForm, CoupledVersion, CoupledWrite, Decay, Read
 from ruledsl.chunk.build import Builder, Tile
+from ruledsl.chunk.gates import Gate
 from ruledsl.chunk.mixing import Mixing
 from ruledsl.chunk.program import Port, PortKind, Rows
 from ruledsl.chunk.unsupported import UnsupportedForm
@@ -49,10 +50,11 @@ class Coupled:
         self._valid = b.input(Port("valid", PortKind.VALID), (TOKENS, 1))
         self._states = [*(b.input(port, (rows, cols)) for port in self.ports), *copies]
         n = range(len(self._states))
-        last = [self._seen(form.last(i)) if i < len(self.ports) else _start(i) for i in n]
-        entries = {(i, j): self._entry(last[i].states.get(j), i == j) for i in n for j in n}
-        self._mixing = Mixing(b, len(n), {at: x for at, x in entries.items() if x.value != 0})
-        self._kept = [point.own for point in last]
+        entries = {(i, j): self._neutral(row(x), float(i == j)) for i, j, x in form.entries}
+        missing = {(i, i): self._neutral(b.const(0.0), 1.0) for i in n}  # padding leaves the states as they are
+        self._mixing = Mixing(b, len(n), {at: x for at, x in (missing | entries).items() if x.value != 0})
+        self._gate = None if form.gate is None else self._decay(form.gate)
+        self._kept = [self._seen(form.last(i)).own if i < len(self.ports) else {} for i in n]
         self._keys = [self._key(w) for w in form.writes]
         self._values: list[Tile | None] = [None if w.reads else self._value(w) for w in form.writes]
         reading = [i for i, w in enumerate(form.writes) if w.reads]
@@ -68,8 +70,10 @@ class Coupled:
         """x, with `value` in the rows of padding."""
         return self.b.select("==", self._valid, 0.0, value, x)
 
-    def _entry(self, x: Tile | float | None, diagonal: bool) -> Tile:
-        return self._neutral(self.b.tile(0.0 if x is None else x), float(diagonal))
+    def _decay(self, decay: Decay) -> Gate:
+        log = decay.log is not None
+        step = self._neutral(self._row(decay.log if decay.log is not None else decay.value), 0.0 if log else 1.0)
+        return Gate(self.b, (step,), log)
 
     def _key(self, write: CoupledWrite) -> Tile:
         return self.b.cast(self.b.expand(self._neutral(self._row(write.key), 0.0), (TOKENS, self._cols)))
@@ -113,7 +117,7 @@ class Coupled:
                 if between is not None:
                     part = c * between * self.b.per_token(own[w]).T
                     total = part if total is None else total + part
-        return total
+        return total if total is None or self._gate is None else total * self._gate.gap
 
     def _pairs(self, x: Tile, point: _Point, w: int, left: bool) -> Tile:
         """[t, s]: what token t reads of the row (or with `left` of the key) that token s wrote."""
@@ -134,6 +138,8 @@ class Coupled:
         for j, state in enumerate(self._states):
             parts = [(c, self._mixing.before(i, j)) for i, c in point.states.items()]
             share = sum((c * before for c, before in parts if before is not None), b.const(0.0))
+            if self._gate is not None:
+                share = share * self._gate.since_start(0)
             result = result + share * b.dot(x, state, False, not left)
         for w, (key, row) in enumerate(zip(self._keys, self._values, strict=True)):
             if row is None:
@@ -146,16 +152,31 @@ class Coupled:
 
     def read(self, state: tuple[str, int | None], vector: Expr, version: int, left: bool, lag: int = 0) -> Tile:
         """A version of a state times a vector (with `left`: its transpose), `lag` tokens ago: [tokens, n]."""
+        return self._read(self._query(vector, self._rows if left else self._cols, lag), self._point(state, vector, version, lag), left)
+
+    def mixed(self, parts: Sequence[tuple[Expr, Read]], lag: int) -> Tile:
+        """The sum of scalars times reads by one vector."""
+        states: dict[int, Tile | float] = {}
+        own: dict[int, Tile] = {}
+        for coef, read in parts:
+            scale = self._row(coef, lag)
+            point = self._point((read.state, read.member), read.vector, read.version, lag)
+            for i, c in point.states.items():
+                states[i] = scale * c + states[i] if i in states else scale * c
+            for w, d in point.own.items():
+                own[w] = scale * d + own[w] if w in own else scale * d
+        first = parts[0][1]
+        x = self._query(first.vector, self._rows if first.left else self._cols, lag)
+        return self._read(x, _Point(states, own), first.left)
+
+    def _point(self, state: tuple[str, int | None], vector: Expr, version: int, lag: int) -> _Point:
         i = self._number[state]
-        point = _start(i)
         found = [v for v in self._form.versions if (v.target, v.version) == (i, version)]
         if lag and (lag > 1 or found != [self._form.last(i)]):
             raise UnsupportedForm(
                 "a state read some tokens ago is known only where it is the state as this token began", vector.span
             )
-        if found and not lag:
-            point = self._seen(found[0])
-        return self._read(self._query(vector, self._rows if left else self._cols, lag), point, left)
+        return self._seen(found[0]) if found and not lag else _start(i)
 
     def outgoing(self, i: int) -> Tile:
         """State i after the last token."""
@@ -164,11 +185,13 @@ class Coupled:
         for j, state in enumerate(self._states):
             whole = self._mixing.whole(i, j)
             if whole is not None:
-                result = result + state * whole
+                result = result + state * (whole if self._gate is None else whole * self._gate.whole)
         for w, (key, row) in enumerate(zip(self._keys, self._values, strict=True)):
             assert row is not None
             parts = [(self._mixing.after(i, j), own[w]) for j, own in enumerate(self._kept) if w in own]
             share = sum((after * d for after, d in parts if after is not None), b.const(0.0))
+            if self._gate is not None:
+                share = share * self._gate.to_end(1)
             result = result + b.dot(row, key * share, True, False)
         return result
 

@@ -219,6 +219,12 @@ def _inverse(b: Builder, y: Tile, ct: Tile) -> Cotangents:
     return (b.mask(b.dot(b.dot(y, ct, True, False), y, False, True), "strict"),)
 
 
+def _implicit(b: Builder, y: Tile, ct: Tile) -> Cotangents:
+    # x solves A x = right: d right = A^-T ct, and dA = -(d right) x^T comes from the residual, right - A x
+    _, _, unknown, image = y.args
+    return None, b.make("conjugate", (unknown, image, ct), y.attr), None, None
+
+
 def _none(b: Builder, y: Tile, ct: Tile) -> Cotangents:
     return tuple(None for _ in y.args)
 
@@ -228,6 +234,7 @@ TABLE: dict[str, Row] = {
     "const": _none,
     "full": _none,
     "eye": _none,
+    "unknown": _none,
     "map": _map,
     "select": _select,
     "cast": _cast,
@@ -265,4 +272,6 @@ TABLE: dict[str, Row] = {
     "spans": _spans,
     "solve": _solve,
     "inverse": _inverse,
+    "conjugate": _none,
+    "implicit": _implicit,
 }

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import gcd
 
-from ruledsl.algebra.verdict import CoupledCopy, CoupledForm, MatrixForm, TokenForm
+from ruledsl.algebra.verdict import CoupledCopy, CoupledForm, MatrixForm, Solved, TokenForm
 from ruledsl.chunk.build import Builder, Tile
 from ruledsl.chunk.coupled import Coupled
 from ruledsl.chunk.lower import Lowering
+from ruledsl.chunk.mixed_reads import mixed_reads
 from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind, Rows
 from ruledsl.chunk.recurrence import Recurrence
 from ruledsl.chunk.token_program import frozen_name
@@ -44,9 +45,13 @@ def form(token: TokenForm, rule: typed.Rule, sizes: Mapping[str, int]) -> Progra
 class _Former:
     def __init__(self, token: TokenForm, rule: typed.Rule, sizes: Mapping[str, int]) -> None:
         self.b = Builder()
+        token, mixed = mixed_reads(token)
         self._token = token
+        self._mixed = {m.name: m for m in mixed}
         self._rule = rule
         self._reads = {read.name: read for read in token.reads}
+        self._systems = {s.name: s for s in token.solves}
+        self._unknowns = {s.unknown: s for s in token.solves}
         self._forms: dict[tuple[str, int | None], MatrixForm] = {(f.state, f.member): f for f in token.forms}
         self._joint = {(s.state, s.member): c for c in token.coupled for s in c.states}
         self._made: dict[tuple[str, int | None], Recurrence | Coupled] = {}
@@ -99,6 +104,15 @@ class _Former:
 
     def _read(self, name: str, lag: int) -> Tile:
         key = name, lag
+        if name in self._unknowns:
+            return self._unknown(self._unknowns[name])
+        if key not in self._read_tiles and name in self._systems:
+            self._read_tiles[key] = self._solved(self._systems[name], lag)
+        if key not in self._read_tiles and name in self._mixed:
+            parts = self._mixed[name].parts
+            joint = self._recurrence((parts[0][1].state, parts[0][1].member))
+            assert isinstance(joint, Coupled)
+            self._read_tiles[key] = joint.mixed(parts, lag)
         if key not in self._read_tiles:
             read = self._reads[name]
             state = read.state, read.member
@@ -109,6 +123,22 @@ class _Former:
                 else found.read(read.vector, read.version, read.left, lag)
             )
         return self._read_tiles[key]
+
+    def _unknown(self, system: Solved) -> Tile:
+        width = self._lowering.width(system.right.type)
+        return self.b.make("unknown", (), self._token.solves.index(system), (Rows(1), width))
+
+    def _solved(self, system: Solved, lag: int) -> Tile:
+        """The solution for every token; its residual is there for derivatives."""
+        b = self.b
+        if lag:
+            raise UnsupportedForm("the solution of a system some tokens ago is not kept", system.right.span)
+        steps = 0 if system.steps is None else self._lowering.integer(system.steps)
+        unknown, right = self._unknown(system), b.per_token(self._lowering.row(system.right))
+        image = b.per_token(self._lowering.row(system.applied))
+        found = b.make("conjugate", (unknown, image, right), steps)
+        residual = right - b.at(image, unknown, found)
+        return b.make("implicit", (found, residual, unknown, image), steps)
 
     # ------------------------------------------------------------------------------------------------ frozen states
 

@@ -77,6 +77,13 @@ class Gate:
         return self.b.shift(self.b.make("cumprod", (self.total,), True), 1.0, -1) * self.after(g)
 
     @property
+    def gap(self) -> Tile:
+        """[t, s]: the factor of all tokens between s and t, without both; 0 unless s < t."""
+        if self.log:
+            return self.b.make("mexp", (self.level(0) - self.level(len(self.steps)).T,), "strict")
+        return self.b.make("spans", (self.total,))
+
+    @property
     def whole(self) -> Tile:
         """The factor of the whole chunk, one row."""
         return self.b.last(self.since_start(len(self.steps)))

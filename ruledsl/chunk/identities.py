@@ -313,6 +313,10 @@ def _inverse(b: Builder, args: tuple[Tile, ...], attr: Attr, shape: Shape) -> Ti
     return b.eye(shape[0]) if _zero(args[0]) else None
 
 
+def _conjugate(b: Builder, args: tuple[Tile, ...], attr: Attr, shape: Shape) -> Tile | None:
+    return b.zeros(shape) if _zero(args[2]) else None
+
+
 def _kron(b: Builder, args: tuple[Tile, ...], attr: Attr, shape: Shape) -> Tile | None:
     return b.zeros(shape) if _zero(args[0]) or _zero(args[1]) else None
 
@@ -351,4 +355,5 @@ TABLE: dict[str, Identity] = {
     "spans_gate": _spans_gate,
     "solve": _solve,
     "inverse": _inverse,
+    "conjugate": _conjugate,
 }

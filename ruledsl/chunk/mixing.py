@@ -15,7 +15,9 @@ states is a scan over those it depends on. An entry that is 0 for every token is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
+from ruledsl.algebra.circles import circles
 from ruledsl.chunk.build import Builder, Tile
 from ruledsl.chunk.program import Rows, Shape
 
@@ -32,46 +34,48 @@ class Mixing:
     def __init__(self, b: Builder, n: int, entries: Mapping[tuple[int, int], Tile]) -> None:
         self.b = b
         self._entries = {at: b.per_token(x) for at, x in entries.items()}
-        self._groups = _circles(n, set(entries))
-        self._between = [self._columns(j) for j in range(n)]
-        self._before = [self._prefix(j) for j in range(n)]
-        self._after = [self._suffix(i) for i in range(n)]
+        self._groups = circles(n, entries)
+        self._between = cache(self._columns)  # of what was written, often to few of the states
+        self._prefix = cache(self._products)
+        self._after = cache(self._suffix)
 
     def between(self, i: int, j: int) -> Tile | None:
-        return self._between[j].get(i)
+        return self._between(j).get(i)
 
     def before(self, i: int, j: int) -> Tile | None:
-        return self._before[j].get(i)
+        return self._prefix(j)[0].get(i)
 
     def after(self, i: int, j: int) -> Tile | None:
-        return self._after[i].get(j)
+        return self._after(i).get(j)
 
     def whole(self, i: int, j: int) -> Tile | None:
-        found = [self._entries[i, k] * x for k, x in self._before[j].items() if (i, k) in self._entries]
-        return self.b.last(_sum(found)) if found else None
+        found = self._prefix(j)[1].get(i)
+        return None if found is None else self.b.last(found)
 
     # ------------------------------------------------------------------------------------------------ the three kinds
 
     def _columns(self, j: int) -> _Tiles:
         b = self.b
 
-        def alone() -> Tile:
-            return b.make("spans", (self._entries[j, j],)) if (j, j) in self._entries else self._next()
+        def alone() -> tuple[Tile | None, Tile]:
+            return None, b.make("spans", (self._entries[j, j],)) if (j, j) in self._entries else self._next()
 
         def circle(group: Sequence[int], sources: _Tiles) -> _Tiles:
             start = {j: b.eye(TOKENS)} if j in group else {}
             return self._solved(group, {**sources, **start}, SQUARE, False)
 
-        return self._run(j, SQUARE, alone, circle, lambda i, x: b.shift(x, 0.0, 1))
+        return self._run(j, SQUARE, alone, circle, lambda i, x: b.shift(x, 0.0, 1))[0]
 
-    def _prefix(self, j: int) -> _Tiles:
+    def _products(self, j: int) -> tuple[_Tiles, _Tiles]:
+        """Column j of the products from the start: before each token, and with it."""
         b = self.b
         first = b.shift(b.zeros(COLUMN), 1.0, 1)
 
-        def alone() -> Tile:
-            return (
-                b.shift(b.make("cumprod", (self._entries[j, j],), False), 1.0, 1) if (j, j) in self._entries else first
-            )
+        def alone() -> tuple[Tile | None, Tile]:
+            if (j, j) not in self._entries:
+                return None, first
+            running = b.make("cumprod", (self._entries[j, j],), False)
+            return running, b.shift(running, 1.0, 1)
 
         def circle(group: Sequence[int], sources: _Tiles) -> _Tiles:
             start = {i: first * self._entries[i, j] for i in group if j in group and (i, j) in self._entries}
@@ -83,13 +87,14 @@ class Mixing:
         self,
         j: int,
         shape: Shape,
-        alone: Callable[[], Tile],
+        alone: Callable[[], tuple[Tile | None, Tile]],
         circle: Callable[[Sequence[int], _Tiles], _Tiles],
         moved: Callable[[int, Tile], Tile],
-    ) -> _Tiles:
-        """What state j gives to the others, group by group in order of dependence: each h_t = sum_k P_t h_{t-1}, and
-        `moved` takes h to the token after."""
+    ) -> tuple[_Tiles, _Tiles]:
+        """What state j gives to the others, group by group in order of dependence: `moved` takes h_t = sum_k P_t h_{t-1} to
+        the token after. Both; `alone` may leave h out."""
         found: _Tiles = {}
+        through: _Tiles = {}
         for group in self._groups:
             sources: _Tiles = {}
             for i in group:
@@ -97,13 +102,17 @@ class Mixing:
                 if given:
                     sources[i] = _sum(given)
             if len(group) == 1 and j in group:
-                found[j] = alone()
-            elif len(group) == 1 and sources:
-                (i,) = group
-                found[i] = moved(i, self._scan(i, sources[i], shape, False))
+                own, found[j] = alone()
+                through |= {} if own is None else {j: own}
+                continue
+            made: _Tiles = {}
+            if len(group) == 1 and sources:
+                made = {group[0]: self._scan(group[0], sources[group[0]], shape, False)}
             elif len(group) > 1 and (sources or j in group):
-                found |= {i: moved(i, x) for i, x in circle(group, sources).items()}
-        return found
+                made = circle(group, sources)
+            through |= made
+            found |= {i: moved(i, x) for i, x in made.items()}
+        return found, through
 
     def _suffix(self, i: int) -> _Tiles:
         """Row i of the products to the end, in the opposite order."""
@@ -158,12 +167,3 @@ def _sum(tiles: Sequence[Tile]) -> Tile:
     for tile in tiles[1:]:
         total = total + tile
     return total
-
-
-def _circles(n: int, entries: set[tuple[int, int]]) -> list[tuple[int, ...]]:
-    """The states in order of dependence (i takes from j for an entry (i, j)); those that depend on each other together."""
-    reach = {i: {i} for i in range(n)}  # what a state takes from, sooner or later
-    for _ in range(n):
-        reach = {i: reach[i].union(*(reach[j] for k, j in entries if k == i)) for i in range(n)}
-    groups = {tuple(j for j in range(n) if j in reach[i] and i in reach[j]) for i in range(n)}
-    return sorted(groups, key=lambda group: (len(reach[group[0]]), group))

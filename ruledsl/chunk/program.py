@@ -37,10 +37,18 @@ each of the chunk's C tokens, token-major) or a size of the rule (`typed.Dim`). 
                   before_gate, after_gate: their adjoints, args a, ct
                   decay_gate(parts, before, after): the sum of `parts` chain_gates and of the other two (0 or 1), args a, then x, y, ct of
                                              each part, then ct of before, of after
+                  log_gate(parts, edges): the same times a, with shared rounding; edges (0 or 1): two more tiles, of sums over pairs
+                                             of tokens s < t: what a pair has is in the first at t, negative at s, in the second at s
                   spans        scalar decays: a is C x 1, out[t,s] = prod of a[i] over s < i < t for s < t, else 0
                   spans_gate   its adjoint: args spans, a, ct -> d a
     solve         solve(adjoint): args A (strictly lower), B: (I - A)^-1 B, adjoint: (I - A)^-T B
                   inverse: (I - A)^-1, what solve lowers to
+    systems       unknown(n): a leaf, the n-th vector that a matrix of each token is applied to, C x k
+                  conjugate(steps): args x, y, right: x an unknown and y linear in it, row by row by a symmetric positive
+                  definite matrix: what x has to be for y to be `right`, by at most `steps` conjugate-gradient steps (0: by
+                  as many as it takes); a constant for derivatives. Nodes made from an unknown have no value of their own
+                  implicit(steps): args x, r, u, y: the value of x, a conjugate of u and y that leaves the residual r; the
+                  cotangent of r is one more conjugate
 
 An attribute of one part stands alone (`"exp"`, `True`), of several is a tuple in the order given above.
 Shapes are checked when a node is made (`build`), and again by `verify`. Not here: kernels, memory, dtypes, batches.

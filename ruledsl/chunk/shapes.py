@@ -57,7 +57,7 @@ def _text(shapes: tuple[Shape, ...]) -> str:
 
 
 def infer(op: str, args: tuple[Shape, ...], attr: Attr, wanted: Shape | None = None) -> Shape:
-    """The shape of `op(args)`. `wanted` is needed for input, full, eye, expand, cut, unkron and put_last, and checked otherwise."""
+    """The shape of `op(args)`. `wanted` is needed for input, full, eye, unknown, expand, cut, unkron and put_last, and checked otherwise."""
     shape = _infer(op, args, attr, wanted)
     _need(wanted is None or wanted == shape, f"{op} has shape {shape_text(shape)}, not {wanted and shape_text(wanted)}")
     return shape
@@ -65,8 +65,9 @@ def infer(op: str, args: tuple[Shape, ...], attr: Attr, wanted: Shape | None = N
 
 def _infer(op: str, args: tuple[Shape, ...], attr: Attr, wanted: Shape | None) -> Shape:
     match op:
-        case "input" | "full" | "eye":
+        case "input" | "full" | "eye" | "unknown":
             assert wanted is not None
+            _need(op != "unknown" or wanted[0] == Rows(1), "an unknown has a row for each token")
             _need(op != "eye" or wanted[0] == wanted[1], "eye is square")
             return wanted
         case "const":
@@ -119,11 +120,15 @@ def _infer(op: str, args: tuple[Shape, ...], attr: Attr, wanted: Shape | None) -
             | "spans"
             | "spans_gate"
             | "decay_gate"
+            | "log_gate"
         ):
             return _product(op, args, attr)
         case "solve":
             _need(args[0][0] == args[0][1] == args[1][0], f"solve of {_text(args)}")
             return args[1]
+        case "conjugate" | "implicit":
+            _need(isinstance(attr, int) and all(a == args[0] for a in args), f"{op} of {_text(args)}")
+            return args[0]
         case "inverse":
             _need(args[0][0] == args[0][1], f"inverse of {_text(args)}")
             return args[0]
@@ -196,7 +201,7 @@ def _product(op: str, args: tuple[Shape, ...], attr: Attr) -> Shape:
         case "chain_gate":
             _need(all(a == args[0] for a in args[:3]) and args[3] == (tokens, tokens), f"{op} of {_text(args)}")
             return args[0]
-        case "decay_gate":
+        case "decay_gate" | "log_gate":
             _need(all(a in (args[0], (tokens, tokens)) for a in args), f"{op} of {_text(args)}")
             return args[0]
         case "spans":

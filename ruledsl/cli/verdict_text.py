@@ -63,6 +63,9 @@ def _token(token: TokenForm) -> Iterator[str]:
         yield f"let         {let.name} = {plain(let.value)}"
     for read in token.reads:
         yield f"read        {_read(read)}"
+    for system in token.solves:
+        most = "" if system.steps is None else f" in at most {plain(system.steps)} steps"
+        yield f"system      {system.name} = {system.unknown} with [{plain(system.applied)}] = [{plain(system.right)}]{most}"
     for output in token.outputs:
         yield f"output      {output.name} = {plain(output.value)}"
 

@@ -12,6 +12,7 @@ from ruledsl.emit.token_expression import Values, token_expression
 from ruledsl.emit.token_text import Carried
 from ruledsl.emit.torch_expression import Scope, tensor
 from ruledsl.lang import typed
+from ruledsl.lang.systems import in_systems
 from ruledsl.lang.typed import Dim, DimOp, Role
 
 OWN = frozenset(
@@ -185,12 +186,12 @@ def first_state(rule: typed.Rule, held: Carried, scope: Scope, bound: Mapping[st
 
 
 def example(rule: typed.Rule, scope: Scope) -> str:
-    entries = []
+    entries, systems = [], in_systems(rule)
     for s in [*arguments(rule), *free_states(rule)]:
         lead = {Role.INPUT: "batch, length, heads", Role.STATE: "batch, heads"}.get(s.role, "heads")
         dims = "".join(f", {scope.axis(d)}" for d in s.type.dims)
         entries.append(
-            f"{quoted(s.name)}: sampled(({lead}{dims}{',' if ',' not in lead + dims else ''}), generator{_range(s)}),"
+            f"{quoted(s.name)}: sampled(({lead}{dims}{',' if ',' not in lead + dims else ''}), generator{_range(s, s.name in systems)}),"
         )
     bound = [f"    {line}" for line in bind(scope, " ".join(entries))]
     return "\n".join(
@@ -206,7 +207,7 @@ def example(rule: typed.Rule, scope: Scope) -> str:
     )
 
 
-def _range(s: typed.Symbol) -> str:
+def _range(s: typed.Symbol, in_system: bool) -> str:
     low = high = None
     if s.interval is not None:
         low = s.interval.low if math.isfinite(s.interval.low) else None
@@ -218,6 +219,8 @@ def _range(s: typed.Symbol) -> str:
         if s.unit
         else "value"
         if s.type.is_scalar
+        else "semidefinite"
+        if in_system
         else "matrix"
         if s.type.is_matrix
         else "vector"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from ruledsl.chunk.program import Port, PortKind, ResultKind
+from ruledsl.chunk.systems import body, inside
 from ruledsl.emit.names import Names, identifier, quoted
 from ruledsl.emit.release import release
 from ruledsl.emit.torch_expression import ATOM, Scope, Text, expression, tensor
@@ -26,6 +27,8 @@ _STEMS = {
     "spans": "decay",
     "eye": "eye",
     "full": "fill",
+    "unknown": "x",
+    "conjugate": "x",
 }
 _PREFIXES = {
     "cumsum": "sum_",
@@ -55,6 +58,7 @@ class PassText:
                 self.users.setdefault(a, []).append(i)
         self.enters = {c.enter: c for c in own.carries if c.enter is not None}
         self.leaves = {c.leave for c in own.carries}
+        self.recipes = inside(self.program)
         self.wishes = self._wishes()
         self.texts: dict[int, Text] = {}  # free and after values, all chunks
         self.steps: dict[int, Text] = {}  # serial values of one chunk
@@ -140,6 +144,8 @@ class PassText:
         named = index in self.own.kept or index in self.leaves or any(r.node == index for r in self.program.results)
         if named or len(users) != 1 or node.op not in _INLINE or self.own.labels[users[0]] is not phase:
             return False
+        if users[0] in self.recipes:  # made once, and read each time that the system's matrix is applied
+            return False
         user = self.program.nodes[users[0]]
         repeated = user.op == "map" and user.args.count(index) > 1
         return not repeated and len(text.code) <= LONGEST_INSIDE
@@ -148,7 +154,10 @@ class PassText:
         table = self.steps if phase is Label.SERIAL else self.texts
         for i in self.own.phase(phase):
             node = self.program.nodes[i]
-            if i in table or i in done:
+            if i in table or i in done or i in self.recipes:
+                continue
+            if node.op == "conjugate":
+                yield from self._system(i, phase)
                 continue
             if node.op == "input":
                 yield from self._load(i)
@@ -159,6 +168,28 @@ class PassText:
             else:
                 table[i] = Text(self.names.new(self._wish(i)))
                 yield f"{table[i].code} = {text.code}"
+
+    def _system(self, index: int, phase: Label) -> Iterator[str]:
+        """The product with a system's matrix as a function, and its solution."""
+        node, call = self.program.nodes[index], self.scope.call
+        unknown, image, right = node.args
+        inner = body(self.program, index)
+        apply, x = self.names.new("apply"), self.names.new("x")
+        texts = {unknown: Text(x)}
+        lines = []
+        for i in inner:
+            own = self.program.nodes[i]
+            text = expression(self.program, own, [texts.get(a) or self._read(a, phase) for a in own.args], self.scope)
+            users = [u for u in self.users[i] if u in inner]
+            once = len(users) <= 1 and own.op in _INLINE and len(text.code) <= LONGEST_INSIDE
+            texts[i] = text if once else Text(self.names.new(self._wish(i)))
+            lines += [] if once else [f"    {texts[i].code} = {text.code}"]
+        yield f"def {apply}({x}):"
+        yield from lines
+        yield f"    return {texts[image].code}"
+        table = self.steps if phase is Label.SERIAL else self.texts
+        table[index] = Text(self.names.new(self._wish(index)))
+        yield f"{table[index].code} = {call('conjugate')}({apply}, {self._read(right, phase).code}, {node.attr!r})"
 
     def _load(self, index: int) -> Iterator[str]:
         port = port_of(self.program, index)

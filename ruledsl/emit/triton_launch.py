@@ -12,11 +12,14 @@ from ruledsl.emit.triton_memory import TensorKind, result_type
 from ruledsl.emit.triton_names import cotangent_name, dim_name, dim_text, result_name, safe, tensor_key, tensor_name
 from ruledsl.lang.typed import Dim, DimOp, dim_value
 from ruledsl.schedule.attributes import gathered
-from ruledsl.schedule.kernels import Buffer, Kernel, Mode
+from ruledsl.schedule.kernels import Buffer, Kernel, Load, Mode
 
 
-def launcher(direction: str, definitions: Sequence[Definition], program: Program) -> str:
-    """`direction`: "forward" or "backward"; `program`: whose outputs and final states, or gradients, it returns."""
+def launcher(
+    direction: str, definitions: Sequence[Definition], program: Program, kept: Sequence[tuple[Buffer, Buffer]]
+) -> str:
+    """`direction`: "forward" or "backward"; `program`: whose outputs and final states, or gradients, it returns; `kept`: what
+    the backward pass takes over."""
     back = direction == "backward"
     dims: dict[str, Dim] = {}
     for d in definitions:
@@ -37,18 +40,24 @@ def launcher(direction: str, definitions: Sequence[Definition], program: Program
         'IP = plan["precision"]',
         *_blocks(definitions),
     ]
+    ours = [b.name for pair in kept for b in pair]
     made: set[str] = set()
-    last = {b.name: at for at, d in enumerate(definitions) for b in _buffers(d.kernel)}
+    if back and kept:
+        again = "forward(inputs, initial, chunks, H, sizes, plan)[2]"
+        lines.append(f"kept = {again} if kept is None else kept  # made again for chunks of another length")
+        lines += [f'{b.name} = kept["{b.name}"]' for _, b in kept]
+    last = {b.name: at for at, d in enumerate(definitions) for b in _buffers(d.kernel) if b.name not in ours}
     for at, d in enumerate(definitions):
         lines += _allocate(d, made)
         lines += _launch(d)
         done = [name for name, end in last.items() if end == at < len(definitions) - 1]
         lines += [f"del {', '.join(done)}"] if done else []  # its memory serves the next kernels
     outputs, states = _returned(definitions, "gradient" if back else "forward")
-    lines += wrapped("return (", [_table(outputs), _table(states)], ")")
-    extra = ", d_outputs, d_final" if back else ""
+    handed = [] if back else [_table({b.name: a.name for a, b in kept})]
+    lines += wrapped("return (", [_table(outputs), _table(states), *handed], ")")
+    extra = ", kept, d_outputs, d_final" if back else ""
     body = "\n".join(f"    {line}" for line in lines)
-    said = "Gradients of inputs, params and initial states." if back else "Outputs and final states."
+    said = "Gradients of inputs, params and initial states." if back else "Outputs, final states, what backward keeps."
     return f'def {direction}(inputs, initial, chunks, H, sizes, plan{extra}):\n    """{said}"""\n{body}\n'
 
 
@@ -169,7 +178,7 @@ def _launch(d: Definition) -> list[str]:
     split = not d.serial or kernel.split
     block = f"BLOCK_{rows}" if split else f"max(16, B_{rows})"
     if kernel.columns:
-        block = f'min(plan["columns"], B_{rows})'
+        block = f'min(plan["columns"]{" // 2" * (kernel.load is Load.NARROW)}, B_{rows})'
     given = {"ROWS": rows, "BLOCK": block, "BLOCKS": f"-(-{rows} // {block})"}
     values += [f"{c}={given.get(c, c)}" for c in d.constants]
     stages = 'plan["stages"]' if d.serial else "1"
@@ -188,6 +197,8 @@ def _launch_library(d: Definition) -> list[str]:
         grid = "(count, H)"
     else:
         given = [f"N={columns}", "C=C", "LEVELS=LEVELS", "WIDE=power(LEVELS + 1)", "LANES=128", "num_warps=1"]
+        if kernel.mode is Mode.LEVELS:  # a head's lanes are in one program
+            given += [f"FEW={not frame.graph.has_gate(kernel.writes[0].node)} and 128 % {columns} == 0"]
         if kernel.mode is Mode.GATE:
             parts, before, after = gathered(frame.node(kernel.writes[0].node))
             given += [f"PARTS={parts > 0}", f"BEFORE={before}", f"AFTER={after}"]

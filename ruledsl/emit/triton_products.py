@@ -8,7 +8,7 @@ from ruledsl.chunk.program import Node
 from ruledsl.emit.triton_demand import Demand, Recipe
 from ruledsl.emit.triton_frame import Frame, flip
 from ruledsl.emit.triton_memory import Memory
-from ruledsl.schedule.attributes import applied, flags, gathered
+from ruledsl.schedule.attributes import applied, flags, gathered, logged
 from ruledsl.schedule.kernels import Buffer
 from ruledsl.schedule.unsupported import unsupported
 
@@ -75,8 +75,8 @@ def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
             m, x, decay = node.args
             _, adjoint = applied(node)
             name = node.op + ("_adjoint" if adjoint else "")
-            text = f"{name}({{0}}, {{1}}, {memory.levels(decay)}, C, LEVELS, OP, IP)"
-            return Recipe(((m, "t" if adjoint else "n"), (x, "n")), text, helpers=(name,))
+            text = f"{name}({{0}}, {{1}}, {{2}}, {memory.levels(decay)}, C, LEVELS, OP, IP)"
+            return Recipe(((m, "t" if adjoint else "n"), (x, "n"), (decay, "n")), text, helpers=(name,))
         case op:
             raise unsupported(f"`{op}` has no Triton form")
 
@@ -89,42 +89,49 @@ def chain_grams(frame: Frame, memory: Memory, grams: Sequence[int]) -> Recipe:
     left = "".join(frame.clear(f"{{{j}}}", x, 1, "n") + ", " for j, x in enumerate(xs)).rstrip()
     right = "".join(f"{{{parts + j}}}, " for j in range(parts)).rstrip()
     base, lanes, count = memory.levels_parts(decay)
-    text = f"chain_gram(({left}), ({right}), {base}, {lanes}, {parts}, {count}, C, LEVELS, OP, IP)"
-    return Recipe(_plain((*xs, *ys)), text, helpers=("chain_gram",))
+    text = f"chain_gram(({left}), ({right}), {{{2 * parts}}}, {base}, {lanes}, {parts}, {count}, C, LEVELS, OP, IP)"
+    return Recipe(_plain((*xs, *ys, decay)), text, helpers=("chain_gram",))
 
 
-def chain_back(frame: Frame, memory: Memory, buffer: Buffer) -> Recipe:
-    """Everything that the Gram matrices of a `decay_gate` hand back: two tiles each, and level products that are
-    stored."""
-    gate = frame.node(buffer.node)
+def chain_back(frame: Frame, memory: Memory, index: int, buffer: Buffer | None) -> Recipe:
+    """Everything that the Gram matrices of a gate hand back: two tiles each; of a `decay_gate`, level products that are
+    stored in `buffer`; of a `log_gate`, two tiles more."""
+    gate = frame.node(index)
     decay, *args = gate.args
-    parts = gathered(gate)[0]
+    parts = _parts(gate)
     xs, ys, ms = (args[i : 3 * parts : 3] for i in range(3))
-    kept = frame.mask(xs[0], 1) or f"{frame.lanes(xs[0], 1)[0]} >= 0"
     table, columns, count = memory.levels_parts(decay)
     given = ", ".join("(" + "".join(f"{{{parts * i + j}}}, " for j in range(parts)).rstrip() + ")" for i in range(4))
-    text = (
-        f"chain_back({given}, {table}, {memory.levels_base(buffer)}, {columns}, {kept}, {parts}, {count}, C, LEVELS, OP, IP)"
-    )
-    return Recipe((*_plain((*xs, *ys, *ms)), *((m, "t") for m in ms)), text, helpers=("chain_back",))
+    demands = (*_plain((*xs, *ys, *ms)), *((m, "t") for m in ms))
+    rest = f"{parts}, {count}, C, LEVELS, OP, IP"
+    if buffer is None:
+        text = f"chain_back_log({given}, {{{4 * parts}}}, {table}, {columns}, {rest})"
+        return Recipe((*demands, (decay, "n")), text, helpers=("chain_back_log",))
+    kept = frame.mask(xs[0], 1) or f"{frame.lanes(xs[0], 1)[0]} >= 0"
+    text = f"chain_back({given}, {table}, {memory.levels_base(buffer)}, {columns}, {kept}, {rest})"
+    return Recipe(demands, text, helpers=("chain_back",))
 
 
-def back_part(frame: Frame, index: int) -> tuple[Demand, int] | None:
-    """A `chain_apply` that is one of the tiles that a `chain_back` of this kernel gives: which one."""
+def back_part(frame: Frame, gates: Sequence[int], index: int) -> tuple[Demand, int] | None:
+    """A `chain_apply` that is one of the tiles that the `chain_back` of a gate of this kernel gives: which one."""
     node = frame.node(index)
-    for buffer in frame.kernel.writes:
-        gate = frame.node(buffer.node)
-        if not buffer.levels or node.args[2] != gate.args[0]:
+    for number in gates:
+        gate = frame.node(number)
+        if node.args[2] != gate.args[0]:
             continue
         if index in frame.graph.ancestors(gate.args):
             continue  # it is needed before
         _, *args = gate.args
         _, adjoint = applied(node)
-        for part in range(gathered(gate)[0]):
+        for part in range(_parts(gate)):
             x, y, m = args[3 * part : 3 * part + 3]
             if node.args[:2] == (m, x if adjoint else y):
-                return (buffer.node, "back"), 2 * part + adjoint
+                return (number, "back"), 2 * part + adjoint
     return None
+
+
+def _parts(gate: Node) -> int:
+    return logged(gate)[0] if gate.op == "log_gate" else gathered(gate)[0]
 
 
 def _plain(args: Sequence[int]) -> tuple[Demand, ...]:

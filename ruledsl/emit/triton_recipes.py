@@ -17,7 +17,7 @@ from ruledsl.emit.triton_memory import Memory
 from ruledsl.emit.triton_names import cotangent_name, safe
 from ruledsl.emit.triton_products import FUNCTIONS, HELPERS, back_part, chain_back, chain_grams, dot, helper, real_dot
 from ruledsl.emit.triton_spelling import literal, template
-from ruledsl.schedule.attributes import flags, integer, number, shifted
+from ruledsl.schedule.attributes import flags, integer, logged, number, shifted
 from ruledsl.schedule.kernels import Buffer, Carry
 from ruledsl.schedule.unsupported import unsupported
 
@@ -35,6 +35,7 @@ class Recipes:
     carried: dict[int, Carry] = field(init=False)
     by_dots: frozenset[int] = field(init=False)  # nodes made by a dot inside this kernel
     grams: tuple[tuple[int, ...], ...] = field(init=False)  # Gram matrices by level products that are made together
+    gates: tuple[int, ...] = field(init=False)  # gradients of decays whose Gram matrices hand back everything at once
     orientation: dict[int, str] = field(init=False)  # each carried state is held the way that most dots use it
 
     def __post_init__(self) -> None:
@@ -42,6 +43,7 @@ class Recipes:
         self.carried = {c.enter: c for c in self.frame.kernel.carries}
         self.by_dots = self._made_by_dots()
         self.grams = self._together()
+        self.gates = self._gates()
         self.orientation = self._orientations()
 
     def targets(self) -> list[int]:
@@ -56,8 +58,8 @@ class Recipes:
         index, o = demand
         node = self.frame.node(index)
         if o == "back":
-            buffer = next(b for b in self.frame.kernel.writes if b.levels and b.node == index)
-            return chain_back(self.frame, self.memory, buffer)
+            buffer = next((b for b in self.frame.kernel.writes if b.levels and b.node == index), None)
+            return chain_back(self.frame, self.memory, index, buffer)
         if o.startswith("grams"):
             return chain_grams(self.frame, self.memory, self.grams[int(o.removeprefix("grams"))])
         if index in self.buffers:
@@ -106,6 +108,11 @@ class Recipes:
             if product or any(a in found for a in node.args):
                 found.add(index)
         return frozenset(found)
+
+    def _gates(self) -> tuple[int, ...]:
+        made = self.frame.graph.ancestors(self.targets(), self.buffers) - set(self.buffers)
+        logs = [i for i in sorted(made) if self.frame.graph.op(i) == "log_gate" and logged(self.frame.node(i))[0]]
+        return (*(b.node for b in self.frame.kernel.writes if b.levels), *logs)
 
     def _together(self) -> tuple[tuple[int, ...], ...]:
         """Those of one decay of which none needs another."""
@@ -201,8 +208,10 @@ class Recipes:
                 return Recipe(((node.args[0], "n"),), f"tl.split(tl.reshape({{0}}, {shape}))[{integer(node)}]")
             case "unpairs":
                 return Recipe(same, f"tl.reshape(tl.join({{0}}, {{1}}), {frame.shape(index, o)})")
-            case "chain_apply" if (found := back_part(frame, index)) is not None:
+            case "chain_apply" if (found := back_part(frame, self.gates, index)) is not None:
                 return Recipe((found[0],), f"{{0}}[{found[1]}]")
+            case "log_gate":
+                return _log_gate(index, node)
             case "chain_gram":
                 x, _, decay = node.args
                 at, group = next((i, g) for i, g in enumerate(self.grams) if index in g)
@@ -266,6 +275,16 @@ class Recipes:
                 raise unsupported("joining tiles of open widths has no Triton form")
             at += extent
         return Recipe(tuple((part, "n") for part in columns), text)
+
+
+def _log_gate(index: int, node: Node) -> Recipe:
+    """From what its Gram matrices hand back, and from its edges."""
+    parts, edges = logged(node)
+    more = tuple((a, "n") for a in node.args[1 + 3 * parts :]) if edges else ()
+    if not parts:
+        return Recipe(more, "log_gate({0}, {1})", helpers=("log_gate",))
+    sums = [f"{{0}}[{2 * parts + i}]" + f" + {{{1 + i}}}" * edges for i in range(2)]
+    return Recipe(((index, "back"), *more), f"log_gate({', '.join(sums)})", helpers=("log_gate",))
 
 
 def _triangle(node: Node, o: str) -> str:

@@ -2,15 +2,16 @@
 
 `triton_text(kernels, forward, gradient, padded, header, helpers, lines)` gives the text of a module with
 
-    forward(inputs, initial, chunks, heads, sizes, plan) -> (outputs, final)
-    backward(inputs, initial, chunks, heads, sizes, plan, d_outputs, d_final) -> (gradients, d_initial)
+    forward(inputs, initial, chunks, heads, sizes, plan) -> (outputs, final, kept)
+    backward(inputs, initial, chunks, heads, sizes, plan, kept, d_outputs, d_final) -> (gradients, d_initial)
 
 inputs: tensors by port key, tokens flattened: inputs [tokens, heads of the input, ...], params [heads, ...]; a lagged input
 has a tensor of its own, `name@J`. initial, final, d_initial, d_final: states by name [sequences, heads, rows, cols]
 float32 in the form's orientation. chunks: int64 tables `starts`, `counts`, `places` (first token, real tokens, position
 in its sequence; per chunk), `begins`, `ends` (chunks of a sequence) and `firsts`, `lasts` (its tokens; per sequence). plan: `chunk` (tokens, a power of
 two), `block` (rows of the state per program), `warps`, `stages`, `precision`. Gradients of params come per chunk and are
-summed by the caller. The text is a function of the rule, its padded sizes and nothing else.
+summed by the caller. kept: tensors by name, [chunks, heads, rows, columns]; backward makes them again where it gets None (its
+chunks are of another length). The text is a function of the rule, its padded sizes and nothing else.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ def kernel_texts(
         *(text for name, text in helpers.items() if name in used),
         *(d.text for d in (*ahead, *back) if d.text),
         STRIDED,
-        launcher("forward", ahead, forward),
-        launcher("backward", back, gradient),
+        launcher("forward", ahead, forward, kernels.kept),
+        launcher("backward", back, gradient, kernels.kept),
     ]
 
 

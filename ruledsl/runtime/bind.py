@@ -24,7 +24,7 @@ class Call:
     length: int
     heads: int
     sizes: Mapping[str, int]
-    dtype: torch.dtype  # of arithmetic and states: float64 for float64 inputs, else float32
+    dtype: torch.dtype  # of arithmetic and states: float64 for float64 inputs (and rules that need it), else float32
     out_dtype: torch.dtype  # of outputs: the narrowest input
     device: torch.device
 

@@ -24,8 +24,8 @@ class Chunkable:
 
     @property
     def kernels(self) -> bool:
-        """Do chunk kernels take it? They hold no family of states, and none as its chunk began."""
-        return not self.token.families and self.program.chunk is None
+        """Do chunk kernels take it? They hold no family of states, none as its chunk began, and no system to solve."""
+        return not self.token.families and not self.token.solves and self.program.chunk is None
 
 
 def chunkable(rule: typed.Rule, sizes: Mapping[str, int]) -> Chunkable | str:

@@ -18,11 +18,12 @@ from ruledsl import pipeline
 from ruledsl.chunk.program import Port, PortKind, Program, ResultKind
 from ruledsl.chunk.token_program import frozen_name, prev_name
 from ruledsl.lang import typed
+from ruledsl.lang.systems import in_systems
 from ruledsl.runtime import layout, registration
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.build import build
 from ruledsl.runtime.chunkable import Chunkable
-from ruledsl.runtime.errors import BackendError
+from ruledsl.runtime.errors import BackendError, StateError
 from ruledsl.runtime.layout import Chunks
 from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.setting import Setting
@@ -67,7 +68,8 @@ class Held(Protocol):
 
 
 class TorchForm(Protocol):
-    """What a `TorchPlan` knows of a rule: keys of tiles, of states, of those whose entering values are kept."""
+    """What a `TorchPlan` knows of a rule: keys of tiles, of states, of those whose entering values are kept, of those that
+    have to be symmetric."""
 
     @property
     def ports(self) -> Mapping[str, Port]: ...
@@ -75,6 +77,8 @@ class TorchForm(Protocol):
     def states(self) -> Sequence[Held]: ...
     @property
     def kept(self) -> tuple[str, ...]: ...
+    @property
+    def symmetric(self) -> tuple[str, ...]: ...
     @property
     def with_gradient(self) -> frozenset[str]: ...
     @property
@@ -89,6 +93,7 @@ class Form:
     ports: Mapping[str, Port]  # tiles by key, the valid tile apart
     states: tuple[StateTile, ...]
     kept: tuple[str, ...]  # states whose entering values the backward pass reads
+    symmetric: tuple[str, ...]  # states of systems that are solved
     with_gradient: frozenset[str]
     text: str
     key: str
@@ -110,8 +115,10 @@ def form_of(rule: Rule, found: Chunkable, sizes: Mapping[str, int], chunk_size: 
     with_gradient = frozenset(
         port_key(r.port) for r in gradient.results if r.kind is ResultKind.GRADIENT and r.port is not None
     )
+    systems = in_systems(found.unrolled) if found.token.solves else frozenset()
+    symmetric = tuple(s.key for s in states if s.name in systems)
     key = hashlib.sha256(f"{rule.hash}\n{text}".encode()).hexdigest()[:24]
-    return Form(schedule, ports, states, schedule.saved, with_gradient, text, key)
+    return Form(schedule, ports, states, schedule.saved, symmetric, with_gradient, text, key)
 
 
 def state_tiles(found: Chunkable, forward: Program) -> tuple[StateTile, ...]:
@@ -152,6 +159,8 @@ class TorchPlan:
 
     def forward(self, tensors: list[Tensor]) -> list[Tensor]:
         tiles, states, first, _ = self._named(tensors)
+        for key in self.form.symmetric:
+            _check_symmetric(key, states[key])
         outputs, entering, leaving = self.form.passes.forward(tiles, states, first, self.sizes)
         batch, heads, count, length = self._extent(tensors)
         public = [outputs[name].expand(batch, heads, count, length, columns) for name, columns in self.outputs]
@@ -193,6 +202,15 @@ class TorchPlan:
         """B, H, N, C, from a tile that varies by token."""
         token = next(x for x, p in zip(tensors[1:], self.form.ports.values(), strict=False) if p.kind is PortKind.INPUT)
         return token.shape[0], token.shape[1], token.shape[2], token.shape[3]
+
+
+def _check_symmetric(key: str, x: Tensor) -> None:
+    """StateError on a CPU; elsewhere a look would wait for the device."""
+    if x.device.type == "cpu" and x.numel() and bool((x - x.mT).abs().amax() > 1e-3 * x.abs().amax()):
+        raise StateError(
+            f"initial_state `{key}`: the rule solves a system with it, in chunks by conjugate gradients: it has to be symmetric,"
+            " with eigenvalues of 0 or more; backend 'recurrent' takes any"
+        )
 
 
 # ------------------------------------------------------------------------------------------------ a call

@@ -266,7 +266,7 @@ def finished(rule, outputs, state):
 
 def sampled(shape, generator, low=None, high=None, kind="value"):
     """Random numbers within (low, high), None for no bound; `kind`: "value" in (0, 1), "vector" of norm at most 1,
-    "unit" of norm 1, "matrix" of small norm, "permutation"."""
+    "unit" of norm 1, "matrix" of small norm, "semidefinite" a matrix times its transpose, "permutation"."""
     normal = torch.randn(shape, generator=generator, dtype=torch.float64)
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64).clamp(0.001, 0.999)
     if kind == "permutation":
@@ -277,6 +277,7 @@ def sampled(shape, generator, low=None, high=None, kind="value"):
         if low is not None and high is not None:
             return low + (high - low) * uniform
         return low + normal.abs() + 0.001 if low is not None else high - normal.abs() - 0.001
-    if kind == "matrix":
-        return normal / (shape[-1] ** 0.5 + shape[-2] ** 0.5)
+    if kind in ("matrix", "semidefinite"):
+        small = normal / (shape[-1] ** 0.5 + shape[-2] ** 0.5)
+        return small if kind == "matrix" else small @ small.mT
     return 0.8 * normal / normal.norm(dim=-1, keepdim=True) if kind == "vector" else uniform

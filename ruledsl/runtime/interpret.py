@@ -6,12 +6,13 @@ Plain and slow on purpose: any floating dtype, any batch axes in front of a tile
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ruledsl.chunk.program import Attr, Axis, Node, Port, PortKind, Program, Result, Rows
+from ruledsl.chunk.systems import body, inside
 from ruledsl.lang.typed import dim_value
 from ruledsl.runtime import tile_ops
 from ruledsl.runtime.elementwise import elementwise
@@ -41,7 +42,7 @@ _BARE = (
     "spans_gate",
     "inverse",
 )
-_WITH_ATTR = ("cumsum", "cumprod", "scan", "pairs", "unkron", "topk", "mask", "mexp", "gram", "chain_apply", "solve", "decay_gate")
+_WITH_ATTR = ("cumsum", "cumprod", "scan", "pairs", "unkron", "topk", "mask", "mexp", "gram", "chain_apply", "solve", "decay_gate", "log_gate")
 
 
 def interpret(
@@ -52,9 +53,13 @@ def interpret(
     `tiles`: a tensor [..., rows, columns] for each port (SIZE ports are filled from `sizes`); batch axes spread.
     """
     like = next(iter(tiles.values()), torch.zeros((), dtype=torch.float64))
-    values: list[Tensor] = []
-    for node in program.nodes:
-        if node.op == "input":
+    values: list[Tensor | None] = []
+    recipes = inside(program)
+    for index, node in enumerate(program.nodes):
+        value: Tensor | None
+        if index in recipes:
+            value = None  # see `systems`
+        elif node.op == "input":
             port = program.port(node)
             value = (
                 like.new_full((1, 1), sizes[port.name])
@@ -65,10 +70,38 @@ def interpret(
             assert tuple(value.shape[-2:]) == expected, (
                 f"{port} has shape {tuple(value.shape)}, not [..., {expected[0]}, {expected[1]}]"
             )
+        elif node.op == "conjugate":
+            value = _solution(program, index, values, sizes, chunk, like)
+        elif node.op == "implicit":
+            value = values[node.args[0]]
         else:
-            value = evaluate(program, node, [values[a] for a in node.args], sizes, chunk, like)
+            value = evaluate(program, node, _known(values, node.args), sizes, chunk, like)
         values.append(value)
-    return {result: values[result.node] for result in program.results}
+    return {result: x for result in program.results if (x := values[result.node]) is not None}
+
+
+def _known(values: Sequence[Tensor | None], indices: Iterable[int]) -> list[Tensor]:
+    found = [values[i] for i in indices]
+    assert all(x is not None for x in found), "a value is made from an unknown"
+    return found  # type: ignore[return-value]
+
+
+def _solution(
+    program: Program, index: int, values: Sequence[Tensor | None], sizes: Mapping[str, int], chunk: int, like: Tensor
+) -> Tensor:
+    unknown, image, right = program.nodes[index].args
+
+    def apply(x: Tensor) -> Tensor:
+        own = list(values)
+        own[unknown] = x
+        for i in body(program, index):
+            node = program.nodes[i]
+            own[i] = evaluate(program, node, _known(own, node.args), sizes, chunk, like)
+        return _known(own, [image])[0]
+
+    steps = program.nodes[index].attr
+    assert isinstance(steps, int)
+    return tile_ops.conjugate(apply, _known(values, [right])[0], steps)  # type: ignore[no-any-return]
 
 
 def extent(axis: Axis, sizes: Mapping[str, int], chunk: int) -> int:

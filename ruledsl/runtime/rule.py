@@ -46,13 +46,18 @@ def load(path_or_text: str | os.PathLike[str]) -> Rule:
 
 
 class Rule:
-    """One rule. Compiled forms are kept per sizes, backend and chunk length."""
+    """One rule. Compiled forms are kept per sizes, backend and chunk length.
+
+    `in_double`: arithmetic and states are float64 whatever the inputs are, see `algebra.precision`. Kernels compute in
+    float32: such a rule takes them only where the backend is named.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.typed: typed.Rule = pipeline.check(pipeline.parse(source))
         self.spec: RuleSpec = spec_of(self.typed)
         self.hash: str = _hash(self.typed)
+        self.in_double: bool = pipeline.in_double(self.typed)
         self._chunkable: dict[tuple[tuple[str, int], ...], Chunkable | str] = {}
         self._scannable: dict[tuple[tuple[str, int], ...], tuple[Scan, Scan] | str] = {}
         self._id = remember(self)
@@ -95,6 +100,8 @@ class Rule:
         """
         given = as_dict(self.typed, initial_state)
         call = bind(self.spec, _autocast(self.spec, tensors), self._declared(given))
+        if self.in_double and backend != "triton":
+            call = replace(call, dtype=torch.float64)
         _check_packing(cu_seqlens, call)
         if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
             raise ShapeError(f"chunk_size: expected a positive number, got {chunk_size!r}")
@@ -133,6 +140,8 @@ class Rule:
         if slots is not None:
             decode.check_slots(slots, pool)
         call = bind(spec, _autocast(self.spec, tensors), self._declared(pool), "state")
+        if self.in_double:
+            call = replace(call, dtype=torch.float64)
         ready = prepared(prepare_step(self._id, tuple(sorted(call.sizes.items())), call.heads, call.dtype, call.device))
         in_place = slots is not None or (out is not None and state is not None)
         if ready.plan is not None:
@@ -167,6 +176,7 @@ class Rule:
     ) -> State:
         """The state before the first token. `learned`: values [heads, ...] or [batch, heads, ...] of learned states."""
         place = torch.empty(0, device=device).device  # "cuda" is the current one by number
+        dtype = torch.float64 if self.in_double else dtype
         token = self.token(tuple(sorted(sizes.items())), heads, dtype, place)
         parts = state_parts(self.typed, token.carried)
         types = {s.name: s.type for s in self.typed.of(typed.Role.STATE)}

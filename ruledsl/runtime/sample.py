@@ -1,7 +1,8 @@
 """Random arguments inside a rule's declared ranges, for tests, tuning and measurements.
 
 Undeclared scalars lie in (0, 1), vectors have norm at most 1, matrices spectral norm about 1 at most: outside such
-ranges many rules grow without bound, and a comparison of two huge numbers tests nothing.
+ranges many rules grow without bound, and a comparison of two huge numbers tests nothing. Square states that a system's
+matrix is made of are symmetric with eigenvalues of 0 or more: of others the system may have no solution.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ruledsl.lang import typed
+from ruledsl.lang.systems import in_systems
 from ruledsl.lang.typed import Role
 
 
@@ -45,11 +47,12 @@ def sample_states(
     only_learned: bool = True,
 ) -> dict[str, Tensor]:
     """First values [B, H, ...] of the learned states, or of all."""
-    return {
+    found = {
         s.name: _tensor(s, (batch, heads), sizes, generator, dtype)
         for s in rule.of(Role.STATE)
         if s.learned or not only_learned
     }
+    return {n: x @ x.mT if n in in_systems(rule) else x for n, x in found.items()}
 
 
 def _tensor(

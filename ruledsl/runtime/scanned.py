@@ -53,6 +53,10 @@ class ScanForm:
     passes: ScanPasses
 
     @property
+    def symmetric(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def kept(self) -> tuple[str, ...]:
         return tuple(s.key for s in self.states)
 

@@ -25,16 +25,16 @@ class ChunkTables:
 
 
 def launch(run, batch, length, position, dtypes):
-    """run(chunks, plan) with the first tiles that fit the device."""
+    """run(chunks, plan) with the first tiles that fit the device, and the tokens of a chunk."""
     for chunk, block, columns, light, usual, heavy, serial, stages in TILES:
         exact = OPERANDS == torch.float32
         plan = {
             "chunk": chunk, "block": block, "columns": columns, "stages": stages, "tokens": batch * length, "dtype": OPERANDS, "dtypes": dtypes,
-            "warps": {"light": light, "chunk": usual, "heavy": heavy, "serial": serial},
+            "warps": {"light": light, "narrow": usual, "chunk": usual, "heavy": heavy, "serial": serial},
             "precision": "tf32x3" if exact else "ieee",
         }  # fmt: skip
         try:
-            return run(ChunkTables(batch, length, chunk, position), plan)
+            return run(ChunkTables(batch, length, chunk, position), plan), chunk
         except OutOfResources as error:
             reason = error
     raise reason
@@ -48,12 +48,13 @@ class Kernels(torch.autograd.Function):
     @staticmethod
     def forward(ctx, passes, sizes, position, names, *tensors):
         ctx.passes, ctx.sizes, ctx.position, ctx.names = passes, sizes, position, names
-        ctx.save_for_backward(*tensors)
         given, states, (batch, length, heads) = Kernels.parts(names, tensors)
         dtypes = dict.fromkeys(names[3], torch.float32)
-        outputs, final = launch(
+        (outputs, final, kept), ctx.chunk = launch(
             lambda chunks, plan: passes[0](given, states, chunks, heads, sizes, plan), batch, length, position, dtypes
         )
+        ctx.kept = tuple(kept)
+        ctx.save_for_backward(*tensors, *kept.values())
         shaped = [outputs[name].view(batch, length, heads, *axes) for name, axes in names[3].items()]
         return (*shaped, *(final[name] for name in names[2]))
 
@@ -70,15 +71,18 @@ class Kernels(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *gradients):
-        tensors, names = ctx.saved_tensors, ctx.names
+        names, count = ctx.names, sum(map(len, ctx.names[:3]))
+        tensors, kept = ctx.saved_tensors[:count], dict(zip(ctx.kept, ctx.saved_tensors[count:], strict=True))
         given, states, (batch, length, heads) = Kernels.parts(names, tensors)
         d_outputs = {n: g.reshape(batch * length, heads, -1).contiguous() for n, g in zip(names[3], gradients, strict=False)}
         d_final = {n: g.contiguous() for n, g in zip(names[2], gradients[len(names[3]) :], strict=False)}
-        dtypes = dict.fromkeys(names[0], torch.float32)
-        found, initial = launch(
-            lambda chunks, plan: ctx.passes[1](given, states, chunks, heads, ctx.sizes, plan, d_outputs, d_final),
-            batch, length, ctx.position, dtypes,
-        )  # fmt: skip
+        dtypes = dict.fromkeys([*names[0], *names[3]], torch.float32)
+
+        def run(chunks, plan):
+            own = kept if plan["chunk"] == ctx.chunk else None
+            return ctx.passes[1](given, states, chunks, heads, ctx.sizes, plan, own, d_outputs, d_final)
+
+        (found, initial), _ = launch(run, batch, length, ctx.position, dtypes)
         found = {n: g.sum(0) if n in names[1] else g for n, g in found.items()} | initial
         ordered = zip([*names[0], *names[1], *names[2]], tensors, strict=True)
         return (None, None, None, None, *(found[n].view(x.shape) if n in found else None for n, x in ordered))

@@ -2,7 +2,8 @@
 
 A rule that carries one declared state and nothing besides uses a plain tensor [B, H, ...]. Every other rule uses a
 dict: declared states by name [B, H, ...]; `t` [B], int64, when the rule reads its position; `prev.NAME`
-[B, H, lag, ...], oldest first; `frozen.NAME` [B, H, ...]. All floats are float32, or float64 with float64 inputs.
+[B, H, lag, ...], oldest first; `frozen.NAME` [B, H, ...]. All floats are float32, or float64 with float64 inputs
+and for rules that compute in float64 (`Rule.in_double`).
 """
 
 from __future__ import annotations

@@ -317,6 +317,17 @@ def decay_gate(a, *args):
     return total + after_gate(a, rest[-1]) if has_after else total
 
 
+def log_gate(a, *args):
+    """a times the sum of chain_gates, and what lies between the pairs of two more tiles (see `chunk.program`); the last argument
+    says how many chain_gates, and whether there are such tiles."""
+    *tiles, (parts, edges) = args
+    total = a * decay_gate(a, *tiles[: 3 * parts], (parts, False, False))
+    if edges:
+        difference, left = tiles[3 * parts :]
+        total = total + difference.flip(-2).cumsum(-2).flip(-2) - difference - left
+    return total
+
+
 def spans(a):
     """out[t,s] = product of a[i] over s < i < t for s < t, else 0; a is [..., C, 1]."""
     n = a.shape[-2]
@@ -344,3 +355,27 @@ def inverse(a):
     """(I - a)^-1 for strictly lower a."""
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     return torch.linalg.solve_triangular(-a, eye.expand_as(a), upper=False, unitriangular=True)
+
+
+def conjugate(apply, right, steps):
+    """x with apply(x) = right, for a linear map of each row by a symmetric positive definite matrix: conjugate gradients
+    until a row's residual is 8 roundings of its right side, or `steps` times (0: twice the number of columns). A row
+    that is done stays as it is; NaN is never done. Only on a CPU the loop ends when all are done: elsewhere that would wait for the device."""
+    image = apply(right)
+    right = right.expand(torch.broadcast_shapes(right.shape, image.shape))
+    x, residual, direction = torch.zeros_like(right), right, right
+    norm = residual.square().sum(-1, keepdim=True)
+    enough = norm * (8 * torch.finfo(right.dtype).eps) ** 2
+    for step in range(steps or 2 * right.shape[-1]):
+        if step:
+            image = apply(direction)
+        curvature = (direction * image).sum(-1, keepdim=True)
+        going = ~((norm <= enough) | (curvature <= 0))
+        if right.device.type == "cpu" and not going.any():
+            break
+        length = torch.where(going, norm / curvature, 0.0)
+        x, residual = x + length * direction, residual - length * image
+        rest = residual.square().sum(-1, keepdim=True)
+        direction = residual + torch.where(going, rest / norm, 0.0) * direction
+        norm = rest
+    return x

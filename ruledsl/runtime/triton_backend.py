@@ -21,9 +21,9 @@ Compiled = triton_chunked.Compiled | triton_token.Compiled
 
 
 def is_default(rule: Rule, device: str, sizes: Mapping[str, int] | None) -> bool:
-    return (
-        device == "cuda" and not triton_chunked.missing() and (_has_chunks(rule, None) or triton_token.has_form(rule))
-    )
+    if device != "cuda" or triton_chunked.missing() or rule.in_double:
+        return False
+    return _has_chunks(rule, None) or triton_token.has_form(rule)
 
 
 def prepare(rule: Rule, setting: Setting) -> Compiled:

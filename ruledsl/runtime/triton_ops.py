@@ -24,70 +24,172 @@ def halves(b, C: tl.constexpr):
 
 
 @triton.jit
-def level(levels, columns, i, N: tl.constexpr, C: tl.constexpr):
-    """[C, lanes]: products of a decay to the middle of each block of 2 * 2^i tokens (see `levels_kernel`), i > 0."""
-    return tl.load(levels + ((i - 1) * C + tl.arange(0, C))[:, None] * N + columns[None, :]).to(tl.float32)
+def across(b, C: tl.constexpr):
+    """The pairs of tokens in different halves of one block of 2b tokens, in either order."""
+    t = tl.arange(0, C) // b
+    return (t[:, None] ^ t[None, :]) == 1
 
 
 @triton.jit
-def chain_gram(xs, ys, levels, columns, PARTS: tl.constexpr, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
-    """[C, C] for each x and y: sum_d x[t,d] y[s,d] prod of a[i,d] over s < i < t, for s < t."""
+def right_half(b, C: tl.constexpr):
+    """[C, 1]: is a token in the right half of its block of 2b tokens?"""
+    return ((tl.arange(0, C) // b) % 2 == 1)[:, None]
+
+
+@triton.jit
+def level(levels, columns, i, N: tl.constexpr, C: tl.constexpr):
+    """[C, lanes]: products of a decay to the middle of each block of 2 * 2^i tokens (see `levels_kernel`); 1 for i = 0."""
+    table = levels + (tl.maximum(i - 1, 0) * C + tl.arange(0, C))[:, None] * N + columns[None, :]
+    return tl.where(i > 0, tl.load(table).to(tl.float32), 1.0)
+
+
+@triton.jit
+def least(dtype: tl.constexpr):
+    """Decays over half a chunk down to this are divided by, with operands of that dtype."""
+    return 0.015625 if dtype == tl.float16 else 1e-6 if dtype == tl.float32 else 1e-18
+
+
+@triton.jit
+def from_middle(a, levels, columns, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr):
+    """Factors [C, lanes] of x and y with which x y^T has the products of the decay a, split at the middle of the chunk for all
+    pairs: what is on the wrong side of the middle is divided out. Last: is no factor too large for OP?"""
+    D = level(levels, columns, LEVELS - 1, N, C)
+    through = D * a
+    right = right_half(C // 2, C)
+    inverse = 1.0 / through
+    fits = tl.min(tl.min(tl.abs(through), axis=1), axis=0) > least(OP)
+    return tl.where(right, D, inverse), tl.where(right, inverse, D), fits
+
+
+@triton.jit
+def chain_gram(xs, ys, a, levels, columns, PARTS: tl.constexpr, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+    """[C, C] for each x and y: sum_d x[t,d] y[s,d] prod of a[i,d] over s < i < t, for s < t. One product, if the decays of this
+    chunk allow it (see `from_middle`); else one for each level, which needs x in right and y in left halves: one tile z with
+    both, and z z^T."""
+    up, down, fits = from_middle(a, levels, columns, N, C, LEVELS, OP)
     sums = ()
-    for j in tl.static_range(PARTS):
-        near = tl.dot(xs[j].to(OP), tl.trans(ys[j].to(OP)), input_precision=IP)
-        sums = sums + (tl.where(halves(1, C), near, 0.0),)
-    for i in range(1, LEVELS):
-        D = level(levels, columns, i, N, C)
+    for _ in tl.static_range(PARTS):
+        sums = sums + (tl.full((C, C), 0.0, tl.float32),)
+    if fits:
+        lower = tl.arange(0, C)[:, None] > tl.arange(0, C)[None, :]
         more = ()
         for j in tl.static_range(PARTS):
-            far = tl.dot((xs[j] * D).to(OP), tl.trans((ys[j] * D).to(OP)), input_precision=IP)
-            more = more + (sums[j] + tl.where(halves(1 << i, C), far, 0.0),)
+            all = tl.dot((xs[j] * up).to(OP), tl.trans((ys[j] * down).to(OP)), input_precision=IP)
+            more = more + (tl.where(lower, all, 0.0),)
         sums = more
+    else:
+        for i in range(LEVELS):
+            D = level(levels, columns, i, N, C)
+            more = ()
+            for j in tl.static_range(PARTS):
+                z = (tl.where(right_half(1 << i, C), xs[j], ys[j]) * D).to(OP)
+                far = tl.dot(z, tl.trans(z), input_precision=IP)
+                more = more + (sums[j] + tl.where(halves(1 << i, C), far, 0.0),)
+            sums = more
     return sums
 
 
 @triton.jit
-def chain_apply(m, y, levels, columns, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+def chain_apply(m, y, a, levels, columns, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
     """[C, lanes]: out[t,d] = sum over s < t of m[t,s] y[s,d] prod of a[i,d] over s < i < t."""
-    out = tl.dot(tl.where(halves(1, C), m, 0.0).to(OP), y.to(OP), input_precision=IP)
-    for i in range(1, LEVELS):
-        D = level(levels, columns, i, N, C)
-        out += D * tl.dot(tl.where(halves(1 << i, C), m, 0.0).to(OP), (y * D).to(OP), input_precision=IP)
+    up, down, fits = from_middle(a, levels, columns, N, C, LEVELS, OP)
+    out = tl.full((C, columns.shape[0]), 0.0, tl.float32)
+    if fits:
+        lower = tl.arange(0, C)[:, None] > tl.arange(0, C)[None, :]
+        out = up * tl.dot(tl.where(lower, m, 0.0).to(OP), (y * down).to(OP), input_precision=IP)
+    else:
+        for i in range(LEVELS):
+            D = level(levels, columns, i, N, C)
+            out += D * tl.dot(tl.where(halves(1 << i, C), m, 0.0).to(OP), (y * D).to(OP), input_precision=IP)
     return out
 
 
 @triton.jit
-def chain_apply_adjoint(m_t, x, levels, columns, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+def chain_apply_adjoint(m_t, x, a, levels, columns, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
     """[C, lanes]: out[s,d] = sum over t > s of m[t,s] x[t,d] prod of a[i,d] over s < i < t; `m_t` is m transposed."""
-    out = tl.dot(tl.where(tl.trans(halves(1, C)), m_t, 0.0).to(OP), x.to(OP), input_precision=IP)
-    for i in range(1, LEVELS):
-        D = level(levels, columns, i, N, C)
-        out += D * tl.dot(tl.where(tl.trans(halves(1 << i, C)), m_t, 0.0).to(OP), (x * D).to(OP), input_precision=IP)
+    up, down, fits = from_middle(a, levels, columns, N, C, LEVELS, OP)
+    out = tl.full((C, columns.shape[0]), 0.0, tl.float32)
+    if fits:
+        upper = tl.arange(0, C)[:, None] < tl.arange(0, C)[None, :]
+        out = down * tl.dot(tl.where(upper, m_t, 0.0).to(OP), (x * up).to(OP), input_precision=IP)
+    else:
+        for i in range(LEVELS):
+            D = level(levels, columns, i, N, C)
+            m = tl.where(tl.trans(halves(1 << i, C)), m_t, 0.0)
+            out += D * tl.dot(m.to(OP), (x * D).to(OP), input_precision=IP)
     return out
 
 
 @triton.jit
 def chain_back(xs, ys, ms, transposed, levels, products, columns, kept, PARTS: tl.constexpr, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
     """For each Gram matrix `chain_gram(x, y)` of one decay with the cotangent m: `chain_apply(m, y)`, then
-    `chain_apply_adjoint(m_t, x)`. The gradients by the level products go to `products`; `kept` are the real lanes."""
+    `chain_apply_adjoint(m_t, x)`. As there, a level needs one tile z, and one product of it with m and its transpose side
+    by side. The gradients by the level products go to `products`; `kept` are the real lanes."""
+    lower = tl.arange(0, C)[:, None] > tl.arange(0, C)[None, :]
+    zero = tl.full((C, columns.shape[0]), 0.0, tl.float32)
     sums = ()
-    for j in tl.static_range(PARTS):
-        left = tl.dot(tl.where(halves(1, C), ms[j], 0.0).to(OP), ys[j].to(OP), input_precision=IP)
-        right = tl.dot(tl.where(tl.trans(halves(1, C)), transposed[j], 0.0).to(OP), xs[j].to(OP), input_precision=IP)
-        sums = sums + (left, right)
-    for i in range(1, LEVELS):
+    for _ in tl.static_range(PARTS):
+        sums = sums + (zero, zero)
+    for i in range(LEVELS):
         D = level(levels, columns, i, N, C)
-        pair = halves(1 << i, C)
-        found = D * 0.0
+        right = right_half(1 << i, C)
+        found = zero
         more = ()
         for j in tl.static_range(PARTS):
-            u = tl.dot(tl.where(pair, ms[j], 0.0).to(OP), (ys[j] * D).to(OP), input_precision=IP)
-            w = tl.dot(tl.where(tl.trans(pair), transposed[j], 0.0).to(OP), (xs[j] * D).to(OP), input_precision=IP)
-            found += xs[j] * u + ys[j] * w
-            more = more + (sums[2 * j] + D * u, sums[2 * j + 1] + D * w)
+            w = tl.where(across(1 << i, C), tl.where(lower, ms[j], transposed[j]), 0.0)
+            z = tl.where(right, xs[j], ys[j])
+            u = tl.dot(w.to(OP), (z * D).to(OP), input_precision=IP)
+            found += u * z
+            more = more + (sums[2 * j] + tl.where(right, D * u, 0.0), sums[2 * j + 1] + tl.where(right, 0.0, D * u))
         sums = more
-        tl.store(products + ((i - 1) * C + tl.arange(0, C))[:, None] * N + columns[None, :], found, mask=kept[None, :])
+        if i > 0:
+            tl.store(products + ((i - 1) * C + tl.arange(0, C))[:, None] * N + columns[None, :], found, mask=kept[None, :])
     return sums
+
+
+@triton.jit
+def chain_back_log(xs, ys, ms, transposed, a, levels, columns, PARTS: tl.constexpr, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+    """As `chain_back`; last, instead of the products, two tiles for `log_gate`: x dx less y dy, and y dy. They are made of rounded
+    operands, so that a pair of tokens adds the same number to both, and what does not lie between the two cancels."""
+    lower = tl.arange(0, C)[:, None] > tl.arange(0, C)[None, :]
+    up, down, fits = from_middle(a, levels, columns, N, C, LEVELS, OP)
+    zero = tl.full((C, columns.shape[0]), 0.0, tl.float32)
+    sums = ()
+    for _ in tl.static_range(2 * PARTS + 2):
+        sums = sums + (zero,)
+    if fits:
+        difference, left = zero, zero
+        more = ()
+        for j in tl.static_range(PARTS):
+            x, y = (xs[j] * up).to(OP), (ys[j] * down).to(OP)
+            u = tl.dot(tl.where(lower, ms[j], 0.0).to(OP), y, input_precision=IP)
+            w = tl.dot(tl.where(tl.trans(lower), transposed[j], 0.0).to(OP), x, input_precision=IP)
+            difference += u * x.to(tl.float32) - w * y.to(tl.float32)
+            left += w * y.to(tl.float32)
+            more = more + (up * u, down * w)
+        sums = more + (difference, left)
+    else:
+        for i in range(LEVELS):
+            D = level(levels, columns, i, N, C)
+            right = right_half(1 << i, C)
+            found = zero
+            more = ()
+            for j in tl.static_range(PARTS):
+                w = tl.where(across(1 << i, C), tl.where(lower, ms[j], transposed[j]), 0.0)
+                z = (tl.where(right, xs[j], ys[j]) * D).to(OP)
+                u = tl.dot(w.to(OP), z, input_precision=IP)
+                found += u * z.to(tl.float32)
+                more = more + (sums[2 * j] + tl.where(right, D * u, 0.0), sums[2 * j + 1] + tl.where(right, 0.0, D * u))
+            difference = sums[2 * PARTS] + tl.where(right, found, -found)
+            sums = more + (difference, sums[2 * PARTS + 1] + tl.where(right, 0.0, found))
+    return sums
+
+
+@triton.jit
+def log_gate(difference, left):
+    """[C, lanes]: the gradient by the logarithm of a decay. A pair of tokens s < t adds what it has to `difference` at t,
+    subtracts it at s, and adds it to `left` at s: for i between them, the sum over the tokens after i less `left`."""
+    return tl.cumsum(difference, axis=0, reverse=True) - difference - left
 
 
 @triton.jit
@@ -165,10 +267,11 @@ def solve_kernel(system_ptr, inverse_ptr, counts, H, M: tl.constexpr, WIDE: tl.c
 
 
 @triton.jit
-def levels_kernel(decay_ptr, levels_ptr, counts, H, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr):
+def levels_kernel(decay_ptr, levels_ptr, counts, H, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr, FEW: tl.constexpr):
     """Products of a decay [C, N] for blocks of 2b tokens, b = 2, 4, ... C/2, then all before t, all after t:
     [LEVELS + 1, C, N] per chunk and head. Row t in the right half of a block holds prod of a[i] over mid <= i < t, in the left
-    half over t < i < mid. WIDE levels at once; "all before" is a right half of C tokens, "all after" a left half."""
+    half over t < i < mid. WIDE levels at once; "all before" is a right half of C tokens, "all after" a left half. FEW: blocks of
+    less than C tokens are left out where all readers take `from_middle`, with room for the rounding of what they read."""
     chunk = tl.program_id(0).to(tl.int64)
     if tl.load(counts + chunk) == 0:
         return
@@ -176,22 +279,48 @@ def levels_kernel(decay_ptr, levels_ptr, counts, H, N: tl.constexpr, C: tl.const
     real = lane < H * N
     head, column = lane // N, lane % N
     a = decay_ptr + (chunk * H + head) * C * N + column
-    number = tl.arange(0, WIDE)
-    b = (2 << number)[:, None]
-    out = levels_ptr + ((chunk * H + head) * (LEVELS + 1) * C * N + column)[None, :] + (number * C * N)[:, None]
-    before = (number == LEVELS - 1)[:, None]
-    kept = real[None, :] & (number < LEVELS + 1)[:, None]
-    F = tl.full((WIDE, LANES), 1.0, tl.float32)
-    for t in tl.range(0, C, loop_unroll_factor=8):
-        F = tl.where(t % b == 0, 1.0, F)
-        tl.store(out + t * N, F, mask=kept & (((t // b) % 2 == 1) | before))
-        F *= tl.load(a + t * N, mask=real, other=0.0)[None, :]
-    Q = tl.full((WIDE, LANES), 1.0, tl.float32)
-    for back in tl.range(0, C, loop_unroll_factor=8):
-        t = C - 1 - back
-        Q = tl.where((t + 1) % b == 0, 1.0, Q)
-        tl.store(out + t * N, Q, mask=kept & ((t // b) % 2 == 0) & (before == 0))
-        Q *= tl.load(a + t * N, mask=real, other=0.0)[None, :]
+    table = levels_ptr + (chunk * H + head) * (LEVELS + 1) * C * N + column
+    fits = False
+    if FEW:
+        one = tl.full((LANES,), 1.0, tl.float32)
+        smallest, whole, half = one, one, one
+        top, before, after = table + (LEVELS - 2) * C * N, table + (LEVELS - 1) * C * N, table + LEVELS * C * N
+        for t in tl.range(0, C, loop_unroll_factor=8):
+            half = tl.where(t == C // 2, 1.0, half)
+            tl.store(before + t * N, whole, mask=real)
+            tl.store(top + t * N, half, mask=real & (t >= C // 2))
+            decay = tl.load(a + t * N, mask=real, other=1.0)
+            whole *= decay
+            half *= decay
+            smallest = tl.minimum(smallest, tl.where(t >= C // 2, tl.abs(half), 1.0))
+        whole, half = one, one
+        for back in tl.range(0, C, loop_unroll_factor=8):
+            t = C - 1 - back
+            half = tl.where(back == C // 2, 1.0, half)
+            tl.store(after + t * N, whole, mask=real)
+            tl.store(top + t * N, half, mask=real & (t < C // 2))
+            decay = tl.load(a + t * N, mask=real, other=1.0)
+            whole *= decay
+            half *= decay
+            smallest = tl.minimum(smallest, tl.where(t < C // 2, tl.abs(half), 1.0))
+        fits = tl.min(smallest, axis=0) > 2 * least(levels_ptr.dtype.element_ty)
+    if not fits:
+        number = tl.arange(0, WIDE)
+        b = (2 << number)[:, None]
+        out = table[None, :] + (number * C * N)[:, None]
+        always = (number == LEVELS - 1)[:, None]
+        kept = real[None, :] & (number < LEVELS + 1)[:, None]
+        F = tl.full((WIDE, LANES), 1.0, tl.float32)
+        for t in tl.range(0, C, loop_unroll_factor=8):
+            F = tl.where(t % b == 0, 1.0, F)
+            tl.store(out + t * N, F, mask=kept & (((t // b) % 2 == 1) | always))
+            F *= tl.load(a + t * N, mask=real, other=0.0)[None, :]
+        Q = tl.full((WIDE, LANES), 1.0, tl.float32)
+        for back in tl.range(0, C, loop_unroll_factor=8):
+            t = C - 1 - back
+            Q = tl.where((t + 1) % b == 0, 1.0, Q)
+            tl.store(out + t * N, Q, mask=kept & ((t // b) % 2 == 0) & (always == 0))
+            Q *= tl.load(a + t * N, mask=real, other=0.0)[None, :]
 
 
 @triton.jit

@@ -47,6 +47,14 @@ def gathered(node: Node) -> tuple[int, bool, bool]:
     return parts, bool(before), bool(after)
 
 
+def logged(node: Node) -> tuple[int, bool]:
+    """A log_gate's parts, and whether it has tiles of edges."""
+    assert isinstance(node.attr, tuple) and len(node.attr) == 2
+    parts, edges = node.attr
+    assert isinstance(parts, int)
+    return parts, bool(edges)
+
+
 def applied(node: Node) -> tuple[str, bool]:
     """A gram_apply's mask and whether it is the adjoint; a chain_apply's mask is always strict."""
     if not isinstance(node.attr, tuple):

@@ -78,7 +78,7 @@ def axes(program: Program) -> Axes:
             case "gram_apply" | "chain_apply":
                 for other in args[1:]:
                     unify(index, 1, other, 1)
-            case "chain_gate" | "decay_gate":
+            case "chain_gate" | "decay_gate" | "log_gate":
                 for other in args:
                     unify(index, 1, other, 1)
             case "solve":

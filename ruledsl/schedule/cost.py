@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ruledsl.chunk.program import Axis, Node, Program, Rows
+from ruledsl.chunk.systems import inside
 from ruledsl.lang.typed import dim_value
 from ruledsl.schedule.labels import Carry, Label, labels
 from ruledsl.schedule.target import Target
 
+STEPS = 16  # of a conjugate gradient
 VIEWS = frozenset(
-    {"input", "const", "full", "eye", "cast", "expand", "transpose", "cut", "slot", "block", "last", "pairs"}
+    {"input", "unknown", "const", "full", "eye", "cast", "expand", "transpose", "cut", "slot", "block", "last", "pairs"}
 )
 DECAYED = frozenset({"gram", "gram_apply", "chain_gram", "chain_apply", "chain_gate"})
 _TRANSCENDENTAL = frozenset(
@@ -47,6 +49,9 @@ class Work:
     bytes: float = 0.0
     exps: float = 0.0
     steps: int = 0  # dependent operations
+
+    def times(self, count: int) -> Work:
+        return Work(count * self.flops, count * self.bytes, count * self.exps, count * self.steps)
 
     def seconds(self, device: Target, tiles: int) -> float:
         """For `tiles` of them in one go."""
@@ -104,7 +109,8 @@ def seconds(
     """Of a pass over `heads` sequences of `length` tokens: serial nodes once per chunk, the others over all chunks at once."""
     chunks = math.ceil(length / chunk)
     total = 0.0
-    for node, label in zip(program.nodes, labels(program, carried), strict=True):
-        each = work(program, node, chunk, sizes)
+    applied = inside(program)
+    for index, (node, label) in enumerate(zip(program.nodes, labels(program, carried), strict=True)):
+        each = work(program, node, chunk, sizes).times(STEPS if index in applied else 1)
         total += chunks * each.seconds(device, heads) if label is Label.SERIAL else each.seconds(device, heads * chunks)
     return total

@@ -7,21 +7,24 @@ rows of the state; else the entering states are kept and a chunk kernel follows.
 
 Backward: a sweep that carries the states again and keeps the one entering each chunk, a reverse kernel that carries
 and keeps the states' gradients, chunk kernels for every other gradient. Products that a serial kernel makes anyway
-and a later kernel needs are kept too: their bytes are fewer than those of the state they would be made from.
+and a later kernel needs are kept too: their bytes are fewer than those of the state they would be made from. Gram matrices
+and inverses are taken over from the forward pass (`schedule.kept`).
 
 Three things are kernels of their own, between the chunk kernels that make their arguments and those that use them: the
-inverse of a chunk's system, the level products of a diagonal decay, and the gradient of such a decay.
+inverse of a chunk's system, the level products of a diagonal decay, and the gradient of such a decay that may be 0 (of others
+it is a part of the chunk kernels, see `schedule.gather_gates`).
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from ruledsl.chunk.program import PortKind, Program, Result, ResultKind
-from ruledsl.schedule.graph import CHAINS, Graph
-from ruledsl.schedule.kernels import Buffer, Carry, Kernel, Kernels, Load, Mode
+from ruledsl.schedule.graph import CHAINS, ELEMENTWISE, Graph
+from ruledsl.schedule.kept import kept
+from ruledsl.schedule.kernels import Buffer, Carry, Kernel, Kernels, Mode
+from ruledsl.schedule.stages import Ahead, blocks, column_sums, gate_arguments, load, row_sums, stages
 
 _PURPOSE = {
     "forward": "Chunk after chunk, the state in registers: outputs and the final state.",
@@ -31,20 +34,19 @@ _PURPOSE = {
     Mode.LEVELS: "Products of the decays inside blocks of tokens.",
     Mode.GATE: "The gradient of the decays.",
 }
-MOST_SUMS = 3  # products over state rows in one chunk kernel that does anything else; one less beside decayed products
-LIGHT, HEAVY = 1, 6  # products in one chunk kernel, see `_load`; measured
 _AFTER = "Outputs of every chunk, from the state that enters it."
 _GRADIENTS = (
     "Gradients of every chunk's inputs, from the state that enters it and the gradient of the state that leaves it."
 )
-_ELEMENTWISE = frozenset({"map", "select", "cast", "transpose", "expand", "mask"})
-_IN_PLACE = _ELEMENTWISE | {"dot"}  # with state rows: made where it is used; the serial chain does not wait for it
+_IN_PLACE = ELEMENTWISE | {"dot"}  # with state rows: made where it is used; the serial chain does not wait for it
 
 
 def cut(forward: Program, gradient: Program) -> Kernels:
     """`gradient` has the states among its results (`differentiate(..., keep_states=True)`)."""
     f, g = Graph(forward), Graph(gradient)
-    return Kernels(_forward(f), _backward(g))
+    ahead = _forward(f)
+    both = kept(f, ahead, g)
+    return Kernels(ahead, _backward(g, {b.node: b for _, b in both}), both)
 
 
 def _forward(graph: Graph) -> tuple[Kernel, ...]:
@@ -59,8 +61,9 @@ def _forward(graph: Graph) -> tuple[Kernel, ...]:
     return tuple(cutter.kernels)
 
 
-def _backward(graph: Graph) -> tuple[Kernel, ...]:
-    cutter = Cutter(graph, "gradient")
+def _backward(graph: Graph, there: dict[int, Buffer]) -> tuple[Kernel, ...]:
+    """`there`: what is in memory from the forward pass."""
+    cutter = Cutter(graph, "gradient", memory=dict(there))
     states, cotangents = _carries(graph, PortKind.STATE), _carries(graph, PortKind.COTANGENT)
     gradients = [
         r for r in graph.program.results
@@ -72,13 +75,13 @@ def _backward(graph: Graph) -> tuple[Kernel, ...]:
     back = _made(graph, cotangents, entering)
     early = [r for r in gradients if _comes_along(graph, r.node, back)]
     if states:
-        kept = _kept(graph, swept, [*wanted, *(c.leave for c in cotangents)], entering)
+        again = _again(graph, swept, [*wanted, *(c.leave for c in cotangents)], entering)
         later = Later([*(c.leave for c in cotangents), *(r.node for r in early)], {c.enter for c in cotangents})
-        cutter.serial("sweep", states, [], keep="enter", also=kept, later=later)
+        cutter.serial("sweep", states, [], keep="enter", also=again, later=later)
     if cotangents:
         gradients = [r for r in gradients if r not in early]
-        kept = _kept(graph, back, [r.node for r in gradients], {c.enter for c in cotangents} | set(cutter.memory))
-        cutter.serial("reverse", cotangents, early, keep="leave", also=kept)
+        again = _again(graph, back, [r.node for r in gradients], {c.enter for c in cotangents} | set(cutter.memory))
+        cutter.serial("reverse", cotangents, early, keep="leave", also=again)
     cutter.ahead("gradients", (), gradients, _GRADIENTS)
     return tuple(cutter.kernels)
 
@@ -98,7 +101,7 @@ def _made(graph: Graph, carries: tuple[Carry, ...], known: Iterable[int]) -> fro
     return (needed & graph.dependents(carried)) - carried
 
 
-def _kept(graph: Graph, made: frozenset[int], wanted: list[int], known: set[int]) -> list[int]:
+def _again(graph: Graph, made: frozenset[int], wanted: list[int], known: set[int]) -> list[int]:
     """The products among `made` that the nodes wanted later would need again."""
     found, seen, todo = set(), set(), list(wanted)
     while todo:
@@ -120,10 +123,10 @@ def _comes_along(graph: Graph, result: int, made: frozenset[int]) -> bool:
         index = todo.pop()
         if index in made:
             found = True
-        elif graph.op(index) in _ELEMENTWISE and index not in graph.heavy:
+        elif graph.op(index) in ELEMENTWISE and index not in graph.heavy:
             todo += graph.args(index)
         elif not graph.trivial(index):
-            if graph.op(index) not in _ELEMENTWISE:
+            if graph.op(index) not in ELEMENTWISE:
                 return False
             todo += graph.args(index)
     return found and graph.owned(result)
@@ -222,34 +225,58 @@ class Cutter:
         stage is how many library kernels are behind it."""
         results = list(results)
         targets = [r.node for r in results]
-        stage = self._stages(self._row_sums(targets) | self._column_sums(targets))
-        plan = _Plan(self, stage)
+        graph = self.graph
+        ending = row_sums(graph, self.memory, targets) | column_sums(graph, self.memory, targets)
+        stage = stages(graph, self.memory, self.levels, ending)
+        plan = Ahead(graph, self.memory, self.levels, stage)
         for index in wanted:
             plan.request(index)
         for r in results:
             plan.results[stage[r.node]].append(r)
         plan.close()
-        graph = self.graph
         operand = operand or graph.large
         last = max([*plan.nodes, *plan.gates, *plan.results], default=-1)
         for at in range(last + 1):
             nodes = sorted(plan.nodes[at])
             stem = f"{name}_{at + 1}" if at else name
-            writes = [Buffer(f"{name}_{graph.word(i)}_{i}", i, operand(i) and i not in plan.exact) for i in nodes]
+            exact = plan.exact | graph.wide
+            writes = [Buffer(f"{name}_{graph.word(i)}_{i}", i, operand(i) and i not in exact) for i in nodes]
             writes += [Buffer(f"{name}_products_{g}", g, True, levels=True) for g in sorted(plan.gates[at])]
-            made = tuple(plan.results[at])
+            made, apart = self._apart(writes, plan.results[at]) if at else (plan.results[at], [])
             if writes or made:
-                gates = [a for g in plan.gates[at] for a in self.gate_arguments(g)]
-                targets = [*nodes, *(r.node for r in made), *gates]
-                rows = self._blocks(targets)
-                self.kernels.append(Kernel(
-                    stem, self.program, Mode.CHUNK, purpose, self._reads(targets, ()), tuple(writes), made,
-                    rows=rows, columns=rows != graph.rows, load=self._load(targets),
-                ))  # fmt: skip
-                self.memory |= {b.node: b for b in writes if not b.levels}
+                self._chunk_kernel(stem, purpose, writes, made)
+            if apart:
+                self._chunk_kernel(f"{stem}_rows", purpose, [], apart)
+            self.memory |= {b.node: b for b in writes if not b.levels}
             self._library(name, plan, at, {b.node: b for b in writes if b.levels})
 
-    def _library(self, name: str, plan: _Plan, at: int, products: dict[int, Buffer]) -> None:
+    def _apart(self, writes: list[Buffer], results: list[Result]) -> tuple[list[Result], list[Result]]:
+        """Results with an axis of state rows come last, on their own, if nothing else needs such an axis: the others then go
+        through blocks of columns."""
+        rows = [r for r in results if self.graph.owned(r.node)]
+        rest = [r for r in results if r not in rows]
+        alone = rows and not self._needs_rows([*self._needed(writes), *(r.node for r in rest)])
+        return (rest, rows) if alone else (results, [])
+
+    def _chunk_kernel(self, name: str, purpose: str, writes: list[Buffer], results: list[Result]) -> None:
+        targets = [*self._needed(writes), *(r.node for r in results)]
+        rows = blocks(self.graph, self.memory, targets)
+        self.kernels.append(Kernel(
+            name, self.program, Mode.CHUNK, purpose, self._reads(targets, ()), tuple(writes), tuple(results),
+            rows=rows, columns=rows != self.graph.rows, load=load(self.graph, self.memory, targets),
+        ))  # fmt: skip
+
+    def _needed(self, writes: Iterable[Buffer]) -> list[int]:
+        """The nodes that buffers are written from: of level products, what a gate is made of."""
+        return [n for b in writes for n in (gate_arguments(self.graph, b.node) if b.levels else [b.node])]
+
+    def _needs_rows(self, targets: list[int]) -> bool:
+        """Has anything between memory and the targets an axis of state rows?"""
+        graph = self.graph
+        made = graph.ancestors(targets, self.memory) - set(self.memory)
+        return not targets or any(graph.owned(i) or graph.contracts_rows(i) for i in made)
+
+    def _library(self, name: str, plan: Ahead, at: int, products: dict[int, Buffer]) -> None:
         """The library kernels whose arguments are there now."""
         graph = self.graph
         for index in sorted(i for i in plan.decays if plan.stage[i] == at):
@@ -269,69 +296,6 @@ class Cutter:
 
     def _add(self, name: str, mode: Mode, reads: tuple[Buffer, ...], out: Buffer) -> None:
         self.kernels.append(Kernel(name, self.program, mode, _PURPOSE[mode], reads, (out,)))
-
-    def _load(self, targets: list[int]) -> Load:
-        """By the tiles that the kernel's products hold: one for level products, half a tile for a Gram matrix."""
-        graph = self.graph
-        made = graph.ancestors(targets, self.memory) - set(self.memory)
-        levelled = sum(graph.op(i) in ("chain_gram", "chain_apply") for i in made)
-        dots = [i for i in made if graph.op(i) == "dot" and graph.large(i)]
-        held = levelled + sum(0.5 if graph.axes.of[i] == (None, None) else 1 for i in dots)
-        return Load.HEAVY if levelled >= HEAVY else Load.LIGHT if 0 < held <= LIGHT else Load.USUAL
-
-    def _blocks(self, targets: list[int]) -> int | None:
-        """The axis that a chunk kernel visits in blocks: the state's rows if it has any, else the most frequent one."""
-        graph = self.graph
-        made = graph.ancestors(targets, self.memory)
-        count = Counter(c for i in made for c in graph.axes.of[i] if c is not None and c not in graph.axes.mixed)
-        if graph.rows in count:
-            return graph.rows
-        return max(sorted(count), key=count.__getitem__, default=None)
-
-    def gate_arguments(self, gate: int) -> list[int]:
-        """All arguments of a `decay_gate` but the decay."""
-        args = list(self.graph.args(gate))
-        del args[CHAINS["decay_gate"]]
-        return args
-
-    def _row_sums(self, targets: list[int]) -> frozenset[int]:
-        """Products over state rows that get a kernel of their own, since there are many of them: their sums would fill the
-        registers of the one that goes on with them."""
-        graph = self.graph
-        made = graph.ancestors(targets, self.memory) - set(self.memory)
-        found = [i for i in made if graph.contracts_rows(i)]
-        most = MOST_SUMS - any(graph.op(i) in CHAINS for i in made)
-        return frozenset(found if sum(map(graph.large, found)) > most else ())
-
-    def _column_sums(self, targets: list[int]) -> frozenset[int]:
-        """Sums over columns, of what level products make, that other columns need: one kernel would walk the levels
-        twice."""
-        graph = self.graph
-        made = graph.ancestors(targets, self.memory) - set(self.memory)
-        levelled = graph.dependents(i for i in made if graph.op(i) == "chain_apply")
-        found = set()
-        for index in made & levelled:
-            columns = graph.axes.contracted(graph.program, index)
-            if columns not in (None, graph.rows, *graph.axes.mixed):
-                users = graph.dependents([index]) & made - {index}
-                if any(columns in graph.axes.of[u] for u in users):
-                    found.add(index)
-        return frozenset(found)
-
-    def _stages(self, sums: frozenset[int]) -> dict[int, int]:
-        graph = self.graph
-        stage: dict[int, int] = {}
-        for index, node in enumerate(graph.program.nodes):
-            if index in self.memory:
-                stage[index] = 0
-                continue
-            place = CHAINS.get(node.op)
-            found = [stage[a] + (a in sums) for i, a in enumerate(node.args) if i != place]
-            if place is not None:
-                decay = node.args[place]
-                found.append(0 if decay in self.levels else stage[decay] + 1)
-            stage[index] = max(found, default=0) + (node.op in ("inverse", "decay_gate"))
-        return stage
 
     def _reads(self, targets: Iterable[int], carried: Iterable[int]) -> tuple[Buffer, ...]:
         """What computing the targets reads from memory."""
@@ -356,82 +320,3 @@ class Cutter:
                 tables[graph.args(index)[place]] = self.levels[graph.args(index)[place]]
             todo += [a for i, a in enumerate(graph.args(index)) if i != place]
         return (*(values[i] for i in sorted(values)), *(tables[i] for i in sorted(tables)))
-
-
-@dataclass(slots=True)
-class _Plan:
-    """What the chunk kernels of each stage write and store, as it becomes known."""
-
-    cutter: Cutter
-    stage: dict[int, int]
-    nodes: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
-    gates: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
-    results: defaultdict[int, list[Result]] = field(default_factory=lambda: defaultdict(list))
-    inverses: set[int] = field(default_factory=set)
-    decays: set[int] = field(default_factory=set)
-    exact: set[int] = field(default_factory=set)  # nodes that stay in float32
-
-    def request(self, index: int) -> None:
-        """The node is to be in memory."""
-        graph = self.cutter.graph
-        if index in self.cutter.memory:
-            return
-        match graph.op(index):
-            case "inverse":
-                self.inverses.add(index)
-                self._exactly(graph.args(index)[0])
-            case "decay_gate":
-                self.gates[self.stage[index] - 1].add(index)
-                decay = graph.args(index)[CHAINS["decay_gate"]]
-                self._levels(decay)
-                self._exactly(decay)
-            case _:
-                self.nodes[self.stage[index]].add(index)
-
-    def _exactly(self, index: int) -> None:
-        self.exact.add(index)
-        if index not in self.cutter.memory:
-            self.nodes[self.stage[index]].add(index)
-
-    def _levels(self, decay: int) -> None:
-        if decay not in self.cutter.levels:
-            self.decays.add(decay)
-            self._exactly(decay)
-
-    def close(self) -> None:
-        """Add what the requested needs: library kernels, and heavy values of earlier stages."""
-        at = max([*self.nodes, *self.gates, *self.results], default=-1)
-        while at >= 0:
-            targets = [*self.nodes[at], *(r.node for r in self.results[at])]
-            targets += [a for g in self.gates[at] for a in self.cutter.gate_arguments(g)]
-            self._walk(at, targets)
-            at -= 1
-
-    def _walk(self, at: int, targets: list[int]) -> None:
-        graph, memory = self.cutter.graph, self.cutter.memory
-        own, seen, todo = self.nodes[at] | {r.node for r in self.results[at]}, set(), list(targets)
-        while todo:
-            index = todo.pop()
-            if index in seen or index in memory or graph.trivial(index):
-                continue
-            seen.add(index)
-            op = graph.op(index)
-            early = index not in own and self.stage[index] < at and index in graph.late and op != "block"
-            if op in ("inverse", "decay_gate") or (early and self._worth_keeping(index)):
-                self.request(index)
-                continue
-            place = CHAINS.get(op)
-            if place is not None:
-                self._levels(graph.args(index)[place])
-            todo += [a for i, a in enumerate(graph.args(index)) if i != place]
-
-    def _worth_keeping(self, index: int) -> bool:
-        """Not an element-wise function of at most one large tile that would be kept in its place."""
-        graph, large, todo = self.cutter.graph, set(), [index]
-        while todo:
-            i = todo.pop()
-            if graph.op(i) in _ELEMENTWISE and i in graph.late and i not in self.cutter.memory:
-                todo += graph.args(i)
-            elif i in graph.late and graph.large(i):
-                large.add(i)
-        return index in large or len(large) > 1 or graph.op(index) not in _ELEMENTWISE

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from ruledsl.chunk.build import Builder, Tile
+from ruledsl.chunk.build import Builder, Tile, fixed
 from ruledsl.chunk.program import Node, Program
 from ruledsl.schedule.labels import Label, carries, labels, needed_by
 from ruledsl.schedule.linear import Affine, Term, add, scale, spell, times
@@ -25,13 +25,14 @@ class Form(StrEnum):
 
 
 def lower(program: Program, operands: bool) -> Program:
-    """Solves become products with an inverse; without `operands`, casts to the operand dtype vanish."""
+    """Solves become products with an inverse, implicit values what they are; without `operands`, casts to the operand dtype
+    vanish."""
     b = Builder()
 
     def replace(node: Node, args: tuple[Tile, ...]) -> Tile | None:
         if node.op == "solve":
             return b.dot(b.make("inverse", args[:1]), args[1], bool(node.attr))
-        return args[0] if node.op == "cast" and not operands else None
+        return args[0] if node.op == "implicit" or (node.op == "cast" and not operands) else None
 
     made = b.copy(program, replace=replace)
     return b.program([(r, made[r.node]) for r in program.results], program.types, program.chunk)
@@ -94,7 +95,7 @@ def _atom(tile: Tile) -> Affine:
 
 
 def _again(b: Builder, node: Node, args: list[Tile]) -> Tile:
-    return b.make(node.op, args, node.attr, node.shape if node.op in ("expand", "cut", "put_last", "unkron") else None)
+    return b.make(node.op, args, node.attr, node.shape if fixed(node.op) else None)
 
 
 def _rewired(b: Builder, program: Program, known: dict[int, Tile]) -> dict[int, Tile]:
@@ -110,7 +111,7 @@ def _rewired(b: Builder, program: Program, known: dict[int, Tile]) -> dict[int, 
                 node.op,
                 [made[a] for a in node.args],
                 node.attr,
-                node.shape if node.op in ("full", "eye", "expand", "cut", "put_last", "unkron") else None,
+                node.shape if fixed(node.op) else None,
             )
     return made
 

@@ -9,12 +9,14 @@ from ruledsl.schedule.attributes import integer
 from ruledsl.schedule.axes import Axes, axes
 
 HEAVY = frozenset({
-    "dot", "gram", "gram_apply", "chain_gram", "chain_apply", "decay_gate", "spans", "spans_gate", "inverse", "scan",
+    "dot", "gram", "gram_apply", "chain_gram", "chain_apply", "decay_gate", "log_gate", "spans", "spans_gate",
+    "inverse", "scan",
 })  # fmt: skip
 # operations that read products of a decay from memory: which argument the decay is
-CHAINS = {"chain_gram": 2, "chain_apply": 2, "decay_gate": 0, "spans": 0, "before": 0, "after": 0}
+CHAINS = {"chain_gram": 2, "chain_apply": 2, "decay_gate": 0, "log_gate": 0, "spans": 0, "before": 0, "after": 0}
 _LEAVES = frozenset({"input", "const", "full", "eye"})
 _PLAIN = frozenset({"cast", "transpose"})
+ELEMENTWISE = frozenset({"map", "select", "cast", "transpose", "expand", "mask"})
 
 
 class Graph:
@@ -29,6 +31,8 @@ class Graph:
         for index in self.ports(PortKind.STATE).values():
             if self.rows is None:
                 self.rows = self.axes.of[index][0]
+        # divided by a decay, until the decay's own gradient multiplies by it: more than 16 bits hold
+        self.wide = self._closure(lambda i: self.op(i) == "log_gate")
         self.late = self._closure(lambda i: self.contracts_rows(i) or self.op(i) in ("inverse", "decay_gate"))
 
     def op(self, index: int) -> str:
@@ -97,6 +101,11 @@ class Graph:
     def large(self, index: int) -> bool:
         """Neither a single row, nor a single column."""
         return 1 not in self.program.nodes[index].shape
+
+    def has_gate(self, decay: int) -> bool:
+        """Does a `decay_gate`, or anything of single columns, read the decay's level products?"""
+        narrow = self.program.nodes[decay].shape[1] == 1
+        return narrow or any(n.op == "decay_gate" and n.args[0] == decay for n in self.program.nodes)
 
     def trivial(self, index: int) -> bool:
         """Read from the caller's memory or made from nothing: never worth a buffer."""

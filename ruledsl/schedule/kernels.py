@@ -1,6 +1,6 @@
 """The Triton schedule: which nodes of the forward and gradient programs run in which kernel.
 
-    Kernels = Kernels(forward, backward)         kernels in launch order
+    Kernels = Kernels(forward, backward, kept)   kernels in launch order
     Kernel  = Kernel(name, program, mode, ...)   mode "chunk": one program per chunk and head, rows of
                                                  the state (or columns, if none) in a loop; mode
                                                  "serial": one program per sequence, head and block of
@@ -32,6 +32,7 @@ class Load(StrEnum):
     """How many tiles a chunk kernel holds at once: what its warps are chosen by."""
 
     LIGHT = "light"
+    NARROW = "narrow"  # as usual, with half of the columns at once
     USUAL = "chunk"
     HEAVY = "heavy"
 
@@ -82,3 +83,4 @@ class Kernel:
 class Kernels:
     forward: tuple[Kernel, ...]
     backward: tuple[Kernel, ...]
+    kept: tuple[tuple[Buffer, Buffer], ...] = ()  # what forward writes and backward reads, each as both call it

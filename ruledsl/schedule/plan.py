@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ruledsl.chunk.program import Node, Program, Rows
+from ruledsl.chunk.systems import inside, outer
 from ruledsl.lang.typed import Dim, DimOp
 from ruledsl.schedule.cost import seconds
 from ruledsl.schedule.fold import Form, fold, lower
@@ -87,12 +88,13 @@ def split(program: Program) -> Pass:
     carried = carries(program)
     label = labels(program, carried)
     entering = {c.enter for c in carried}
+    recipes = inside(program)
     read = {
         a
         for i, node in enumerate(program.nodes)
-        if label[i] is Label.AFTER
-        for a in node.args
-        if label[a] is Label.SERIAL
+        if label[i] is Label.AFTER and i not in recipes
+        for a in (*node.args, *(outer(program, i) if node.op == "conjugate" else ()))
+        if label[a] is Label.SERIAL and a not in recipes
     }
     read |= {
         r.node for r in program.results if label[r.node] is Label.SERIAL and r.node not in {c.leave for c in carried}

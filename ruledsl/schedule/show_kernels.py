@@ -21,6 +21,9 @@ def text(kernels: Kernels, forward: Program, gradient: Program, tiles: tuple[Til
         lines += ["", f"{name}: {len(side)} kernels"]
         for kernel in side:
             lines += _kernel(kernel, forward if kernel.program == "forward" else gradient)
+    if kernels.kept:
+        pairs = (f"{_buffer(a, forward)} as {b.name}" for a, b in kernels.kept)
+        lines += ["", "kept from forward to backward", *(f"  {pair}" for pair in pairs)]
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ruledsl.chunk.program import Program, Rows
 from ruledsl.lang.typed import dim_value
 
-_LEVELLED = {"gram", "gram_apply", "chain_gram", "chain_apply", "decay_gate"}
+_LEVELLED = {"gram", "gram_apply", "chain_gram", "chain_apply", "decay_gate", "log_gate"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,10 +157,9 @@ NO_FORM = {
     "case_11": "entry by entry",
     "case_14": "transposed",
     "case_18": "other than in a product",
-    "case_34": "no outer product",
     "lru": "coupled",
     "case_56": "monomial",
-    "mesa": "system",
+    "case_42": "positive",
 }
 
 

@@ -6,8 +6,8 @@ import random
 from typing import Any
 
 from ruledsl.algebra.calculus import expand
-from ruledsl.algebra.evaluate import Matrix, evaluate, matmul
-from ruledsl.algebra.verdict import CoupledForm, MatrixForm, Step, TokenForm
+from ruledsl.algebra.evaluate import Matrix, evaluate, matmul, solve
+from ruledsl.algebra.verdict import CoupledForm, MatrixForm, Solved, Step, TokenForm
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Role, dim_value
 
@@ -190,7 +190,19 @@ class _Form:
                 self.env[name, 0] = self.read(name)
         return evaluate(expr, self.env, self.lets, self.sizes)
 
+    def solved(self, system: Solved) -> Matrix:
+        """The matrix column by column: what is applied to each unit vector."""
+        right, outer, columns = self.value(system.right), self.env, []
+        for i in range(len(right)):
+            self.env = outer | {(system.unknown, 0): [[float(i == j)] for j in range(len(right))]}
+            columns.append([row[0] for row in self.value(system.applied)])
+        self.env = outer
+        return solve(transposed(columns), right)
+
     def read(self, name: str) -> Matrix:
+        for system in self.form.solves:
+            if system.name == name:
+                return self.solved(system)
         r = next(r for r in self.form.reads if r.name == name)
         state = r.state, r.member
         for c in self.form.coupled:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from test_rules import Case, compare, specification
 
@@ -10,7 +12,7 @@ from ruledsl.algebra.judge import judge
 from ruledsl.algebra.verdict import Verdict
 from ruledsl.chunk.differentiate import differentiate
 from ruledsl.chunk.form import form
-from ruledsl.chunk.program import Program
+from ruledsl.chunk.program import Program, Rows
 from ruledsl.chunk.simplify import simplify
 from ruledsl.chunk.verify import verify
 
@@ -54,6 +56,12 @@ RULES = {
     "another state reads them, and they another": "state N[V, K], S[V, K], M[V, K], F[V, K]\n"
     "input q[K], k[K], v[V], a in [-1, 1], m in [0, 1], b\nN = a*N + v k^T\nM = m*M - (N k - S k) k^T\nS = a*S - b*M\n"
     "F = a*F + (S q - F k) k^T\noutput o = F q + S k",
+    "a state is added to another as a whole": "state S[V, K], M[V, K]\ninput q[K], k[K], v[V], m, c\n"
+    "M = m*M + v k^T\nS = S - c*M\noutput o = S q + M k",
+    "a gate that all share, its logarithm safe": "state S[V, K], M[V, K]\ninput q[K], k[K], v[V], a in [0.5, 1], b\n"
+    "M = a*M - (v - S k) k^T\nS = a*S - b*M\noutput o = S q",
+    "sums of reads by one vector": TWO + "let w = b*(S q)\nM = m*M - e*(v - S p) k^T\nS = a*S - b*M\n"
+    "output o = w - (M q)/(2 + c) + (e*(S q) - w) + (M p + S q)\noutput y = S^T u - a*(M^T u)",
     "forgotten when it is read": TWO + "M = m*M + (v - S k) k^T\nS = a*S + b*M\noutput o = M q\nM = 0*M\noutput y = S q",
 }  # fmt: skip
 
@@ -85,6 +93,32 @@ def test_gates_may_be_zero_negative_and_tiny(name: str, gate: str) -> None:
         judged(RULES[name].replace("= a*S", f"= ({gate})*S").replace("m*M", f"({gate})*M"))
     )
     compare(case, program, gradient)
+
+
+FAMILY = (
+    "state S[L, V, K]\ninput q[K], k[K], v[V], a in (0, 1], w[L]\n{body}\noutput o = sum(w[l]*(S[l] q) for l in 1..L)"
+)
+FAMILIES = {
+    "handed on every other token": "for l in 2..L: S[l] = a*where(mod(t, 2) == 1, S[l] + S[l - 1], S[l])\nS[1] = where(mod(t, 2) == 1, 0, a*S[1]) + v k^T",
+    "all into the last at every fourth token": "let e = mod(t, 4)\nS[L] = a*(S[L] + where(e == 0, sum(S[l] for l in 1..L - 1), 0))\n"
+    "for l in 1..L - 1: S[l] = where(e == l, v k^T, where(e == 0, 0, a*S[l]))",
+    "a ring": "for l in 2..L: S[l] = where(mod(t, 3) == 0, S[l - 1], S[l])\nS[1] = a*S[1] + v k^T",
+}
+
+
+@pytest.mark.parametrize("levels", [3, 9])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_by_position(name: str, levels: int) -> None:
+    rule = pipeline.check(pipeline.parse(pipeline.read(FAMILY.format(body=FAMILIES[name]))))
+    unrolled = pipeline.unroll(rule, {"L": levels})
+    token, why = pipeline.token_form(unrolled)
+    assert token is not None, why
+    (joint,) = token.coupled
+    assert len(joint.states) == levels
+    verdict = replace(judge(rule), rule=unrolled, token=token, sizes={"L": levels})
+    program = form(token, unrolled, verdict.sizes)
+    assert sum(n.op == "dot" and n.shape == (Rows(1), "V") for n in program.nodes) == levels + 1  # the chunk's part is one product
+    compare(specification(verdict, program.ports), program, verify(differentiate(program)))
 
 
 def test_a_row_that_two_states_hold_is_solved_for_once() -> None:

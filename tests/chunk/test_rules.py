@@ -21,6 +21,7 @@ from ruledsl.chunk.show import show
 from ruledsl.chunk.simplify import simplify
 from ruledsl.chunk.verify import verify
 from ruledsl.lang import typed
+from ruledsl.lang.systems import in_systems
 from ruledsl.lang.typed import Role, dim_value
 from ruledsl.runtime.token import Token
 
@@ -31,7 +32,7 @@ FORMED = (
     "based case_01 case_02 case_04 case_05 case_07 case_12 case_30a case_33 case_45a case_55a case_55b case_55c case_58 "
     "case_60a case_60b case_64 comba delta delta_product dplr gated_delta gated_delta_product gated_linear gla "
     "gla_two_sided gsa hgrn hgrn2 iplr kda lightning linear linear_normalised longhorn_exact mamba3 mission "
-    "omega_linear qrnn retention rwkv5 rwkv6 rwkv7 ssd momentum_delta titans_linear case_35"
+    "omega_linear qrnn retention rwkv5 rwkv6 rwkv7 ssd momentum_delta titans_linear case_35 mesa case_41 log_linear case_34 case_62"
 ).split()
 
 
@@ -85,6 +86,7 @@ def specification(verdict: Verdict, ports: tuple[Port, ...]) -> Case:
         }
 
     inputs, params, states, given = draw(Role.INPUT, (LENGTH,)), draw(Role.PARAM), draw(Role.STATE), draw(Role.CONST)
+    states |= {n: (states[n] @ states[n].mT).detach().requires_grad_() for n in in_systems(rule)}
     token = Token(rule, sizes, 1, torch.float64, torch.device("cpu"))
     carry = token.first_carry(1, {n: x[None, None] for n, x in states.items()})
     rows: dict[str, list[Tensor]] = {}

@@ -134,6 +134,27 @@ def test_solve(n: int) -> None:
     torch.testing.assert_close((eye - a) @ tile_ops.inverse(a), eye.expand(2, n, n))
 
 
+@pytest.mark.parametrize("n", [1, 5])
+def test_conjugate(n: int) -> None:
+    """The solution of a system for each row, also where a row of the right side is 0; and the gradient of one in a program."""
+    root = uniform(3, n, n)
+    matrix, right = root @ root.mT + 0.5 * torch.eye(n, dtype=torch.float64), uniform(3, n, seed=1)
+    right[1] = 0.0
+    wanted = torch.linalg.solve(matrix, right)
+
+    def apply(x: Tensor) -> Tensor:
+        return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+    torch.testing.assert_close(tile_ops.conjugate(apply, right, 0), wanted)
+    torch.testing.assert_close(tile_ops.conjugate(apply, right, n), wanted)
+    right[0, 0] = torch.nan
+    found = tile_ops.conjugate(apply, right, 0)
+    assert found[0].isnan().all() and not found[1:].isnan().any()
+    right[0, 0] = 1.0
+    one = tile_ops.conjugate(apply, right, 1)
+    assert n == 1 or not torch.allclose(one[2], wanted[2])
+
+
 def test_slots() -> None:
     m, n = 3, 4
     tiles = [uniform(n, 2, seed=i) for i in range(m)]
@@ -234,7 +255,7 @@ ROWS: dict[str, tuple[tuple[Shape, ...], Attr, Shape | None]] = {
 
 
 def test_every_derivative_has_a_row_here() -> None:
-    none = {"input", "const", "full", "eye", "topk", "map"}
+    none = {"input", "const", "full", "eye", "topk", "map", "unknown", "conjugate", "implicit"}  # the last three: test_conjugate
     assert {op_of(name) for name in ROWS} | none == set(DERIVATIVES) | {"add"} | none
 
 

@@ -1,6 +1,6 @@
 """The numerical cases in parallel processes, as JSON lines:
 
-    python tests/gpu/sweep.py OUT.jsonl [--every N] [--rules a,b] [--random N]
+    python tests/gpu/sweep.py OUT.jsonl [--every N [--first K]] [--rules a,b] [--random N]
 
 A line: {rule, text (of random rules), case, device, torch, triton, errors, missed, refused or failure, seconds}. With
 `--random N` the rules are N random ones, three cases each. `report.py` makes a table of the lines.
@@ -54,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, metavar="K", help="with --every N: the K-th of the N parts, from 0")
     parser.add_argument("--rules", default="")
     parser.add_argument("--random", type=int, default=0, metavar="N")
     parser.add_argument("--workers", type=int, default=15)
@@ -121,7 +122,7 @@ def _tasks(options: argparse.Namespace) -> list[tuple[str, list[int]]]:
         return [(f"seed_{s}", random_cases(s)) for s in seeds(options.random)]
     names = options.rules.split(",") if options.rules else CHUNKED
     numbers = range(len(pairwise()))
-    chosen = {n: [i for i in numbers if (i + at) % options.every == 0] for at, n in enumerate(names)}
+    chosen = {n: [i for i in numbers if (i + at) % options.every == options.first] for at, n in enumerate(names)}
     return [
         (n, cases[at : at + options.batch])
         for at in range(0, len(numbers), options.batch)

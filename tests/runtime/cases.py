@@ -17,7 +17,7 @@ CORPUS = Path(__file__).resolve().parent.parent / "corpus"
 ACCEPTED = sorted(p.stem for p in CORPUS.glob("*.rule") if "# expect: refused" not in p.read_text())
 CHUNKED = (
     "linear retention lightning ssd gated_linear gla gla_two_sided hgrn2 rwkv5 rwkv6 mission delta gated_delta delta_product "
-    "gated_delta_product kda comba iplr dplr rwkv7 longhorn_exact momentum_delta titans_linear case_35"
+    "gated_delta_product kda comba iplr dplr rwkv7 longhorn_exact momentum_delta titans_linear case_35 mesa case_41 log_linear case_34 case_62"
 ).split()
 SMALL = {"n": 2, "L": 6}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import ACCEPTED, CHUNKED, arguments, cut, error, gradients, parts, rule, sizes, states
 
-from ruledsl.runtime.errors import BackendError
+from ruledsl.runtime.errors import BackendError, StateError
 from ruledsl.runtime.rule import load
 
 GATES_TO_ZERO = {
@@ -20,8 +20,9 @@ GATES_TO_ZERO = {
     "hgrn2": "f",
     "momentum_delta": "a",
     "titans_linear": "m",
+    "log_linear": "a",
 }
-CARRIES = "qrnn omega_linear retention case_33 delta_product rwkv6 kda momentum_delta titans_linear".split()
+CARRIES = "qrnn omega_linear retention case_33 delta_product rwkv6 kda momentum_delta titans_linear mesa log_linear".split()
 OUTPUT, GRADIENT = 1e-9, 1e-7
 
 
@@ -64,9 +65,17 @@ def test_every_other_rule_with_a_form(name: str) -> None:
 @pytest.mark.parametrize("name", GATES_TO_ZERO)
 @pytest.mark.parametrize("kind", ["zero", "negative", "tiny"])
 def test_gates_that_are_zero_negative_or_tiny(name: str, kind: str) -> None:
+    with_gates(name, GATES_TO_ZERO[name], kind)
+
+
+@pytest.mark.parametrize("kind", ["zero", "tiny"])  # a negative one leaves the system without a solution
+def test_gates_of_a_system_that_are_zero_or_tiny(kind: str) -> None:
+    with_gates("mesa", "g", kind)
+
+
+def with_gates(name: str, gate: str, kind: str) -> None:
     r = rule(name)
     sized = sizes(r, K=16, N=16, V=24, P=24)
-    gate = GATES_TO_ZERO[name]
     a = arguments(r, 2, 40, 2, sized)[gate]
     chosen = torch.rand(a.shape, generator=torch.Generator().manual_seed(3)) < 0.3
     changed = {"zero": torch.zeros_like(a), "negative": -a, "tiny": torch.full_like(a, 1e-13)}[kind]
@@ -74,7 +83,7 @@ def test_gates_that_are_zero_negative_or_tiny(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("chunk", [16, 32, 64])
-@pytest.mark.parametrize("name", ["gated_delta", "kda", "delta_product", "momentum_delta"])
+@pytest.mark.parametrize("name", ["gated_delta", "kda", "delta_product", "momentum_delta", "mesa", "log_linear"])
 def test_chunk_size_does_not_matter(name: str, chunk: int) -> None:
     compare(name, 70, chunk_size=chunk)
 
@@ -148,3 +157,71 @@ def test_state_shapes_of_transposed_and_vector_states() -> None:
     x = arguments(r, 1, 20, 2, sized)
     _, last = r(**x, return_state=True, backend="torch")
     assert {n: tuple(s.shape) for n, s in parts(last).items()} == {"S": (1, 2, 24, 16), "n": (1, 2, 16)}
+
+
+SYSTEM = "state H[K, K], G[V, K]\ninput q[K], k[K], v[V], g in (0, 1], b in [0, 1], l[K] in [0.5, 2]\n"
+SYSTEMS = {
+    "no bound on the steps": "H = g*H + b*k k^T\nG = g*G + v k^T\noutput o = G solve(H + diag(l), q)",
+    "vector gates on both sides": "let a = sigmoid(l)\nH = diag(a) H diag(a) + k k^T\nG = G + v k^T\noutput o = G solve(H + diag(l), q)",
+    "several terms of the matrix": "let p = 2*H\nH = g*H + b*k k^T\nG = G + v k^T\n"
+    "output o = G solve(0.5*p + H + 3*b*(q q^T) + 0.1*I + b*diag(l), q + k)",
+    "the state before the token": "output o = G solve(H + diag(l), q)\nH = g*H + b*k k^T\nG = g*G + v k^T",
+    "two systems": "H = g*H + b*k k^T\nG = G + v k^T\nlet x = solve(H + diag(l), q)\noutput o = G (x + solve(2*H + I, x))",
+    "a solution is written": "H = g*H + b*k k^T\nG = g*G + v solve(H + diag(l), k)^T\noutput o = G q",
+    "a solution is a key that is read": "H = g*H + b*k k^T\nG = G + (v - G k) solve(H + diag(l), k)^T\noutput o = G q",
+    "momentum": "let m = H + prev(H)\nH = g*H + b*k k^T\nG = G + v k^T\noutput o = G solve(m + diag(l), q)",
+}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_systems(name: str) -> None:
+    r = load(SYSTEM + SYSTEMS[name])
+    sized = sizes(r, K=6, V=8)
+    x = arguments(r, 2, 37, 2, sized)
+    first = states(r, 2, 2, sized, every=True)
+    found, expected = (gradients(r, x, first, backend=b) for b in ("torch", "recurrent"))
+    for a, b, bar in zip(found, expected, (OUTPUT, OUTPUT, GRADIENT), strict=True):
+        assert error(a, b) < bar
+
+
+@pytest.mark.parametrize(
+    ("matrix", "why"),
+    [
+        ("H", "no positive diagonal is added"),
+        ("H - diag(l)", "no sum of such matrices"),
+        ("G^T G + diag(l)", "both read"),
+        ("F + diag(l)", "F need not stay symmetric"),
+    ],
+)
+def test_a_matrix_that_is_not_positive_is_refused(matrix: str, why: str) -> None:
+    head = "state F[K, K], H[K, K], G[V, K]\ninput q[K], k[K], v[V], w[K], b in [0, 1], l[K] in [0.5, 2]\n"
+    r = load(f"{head}H = H + b*k k^T\nF = F + w k^T\nG = G + v k^T\noutput o = G solve({matrix}, q) + G F q")
+    assert why in r.verdict.no_form
+    assert r.backend_for("cpu") == "recurrent"
+
+
+def test_systems_in_float32_with_grouped_heads() -> None:
+    r = rule("mesa")
+    x = arguments(r, 2, 50, 4, {"K": 16, "V": 24}, dtype=torch.float32)
+    x = {**x, "q": x["q"][:, :, :2], "k": x["k"][:, :, :1], "g": 0.9 + 0.1 * x["g"]}
+
+    def run(dtype: torch.dtype, backend: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        leaves = {n: v.to(dtype).requires_grad_() for n, v in x.items()}
+        out = r(**leaves, backend=backend)
+        grads = torch.autograd.grad(out.double().sin().sum(), list(leaves.values()))
+        return out, dict(zip(leaves, grads, strict=True))
+
+    for a, b, bar in zip(run(torch.float32, "torch"), run(torch.float64, "recurrent"), (1e-5, 1e-4), strict=True):
+        assert error(a, b) < bar
+
+
+def test_a_first_state_that_is_not_symmetric_is_refused() -> None:
+    r = rule("mesa")
+    x = arguments(r, 1, 5, 1, {"K": 4, "V": 6})
+    first = states(r, 1, 1, {"K": 4, "V": 6}, every=True)
+    assert first is not None
+    r(**x, initial_state=first)
+    first["H"][..., 0, 1] += 0.1
+    with pytest.raises(StateError, match="`H`.* symmetric"):
+        r(**x, initial_state=first)
+    r(**x, initial_state=first, backend="recurrent")

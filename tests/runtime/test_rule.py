@@ -230,7 +230,7 @@ def test_saved_states_know_their_rule(tmp_path: Path) -> None:
 
 
 def test_first_states() -> None:
-    assert rule("rls").init_state(2, 3, K=4, V=5)["P"][1, 2].equal(100 * torch.eye(4))
+    assert rule("rls").init_state(2, 3, K=4, V=5)["P"][1, 2].equal(100 * torch.eye(4, dtype=torch.float64))
     r = rule("ttt_linear")
     learned = {"W": torch.rand(2, 4, 4), "c": torch.rand(2, 4)}
     state = r.init_state(3, 2, learned=learned, K=4)

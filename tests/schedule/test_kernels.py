@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import pytest
 
 from ruledsl import pipeline
-from ruledsl.chunk.program import Program, ResultKind
-from ruledsl.schedule.cut import MOST_SUMS, cut
+from ruledsl.chunk.program import Program, ResultKind, Rows
+from ruledsl.schedule.cut import cut
 from ruledsl.schedule.graph import CHAINS, Graph
 from ruledsl.schedule.kernels import Kernel, Kernels, Mode
+from ruledsl.schedule.stages import MOST_SUMS
 
 TOP = "state S[V, K]\ninput q[K], k[K], v[V], a in (0, 1], b in [0, 1]\n"
 RULES = {
@@ -53,8 +54,8 @@ def names(kernels: tuple[Kernel, ...]) -> list[str]:
 def test_the_state_free_part_comes_first() -> None:
     found = made("reads").kernels
     assert names(found.forward) == ["forward_prepare", "forward_prepare_solve", "forward"]
-    assert names(found.backward)[:4] == ["sweep_prepare", "sweep_prepare_solve", "sweep", "reverse"]
-    assert names(found.backward)[4:] == ["gradients", "gradients_2"]
+    assert names(found.backward)[:3] == ["sweep_prepare", "sweep", "reverse"]
+    assert names(found.backward)[3:] == ["gradients", "gradients_2"]
     prepare, solve, serial = found.forward
     assert prepare.mode is Mode.CHUNK and solve.mode is Mode.SOLVE
     assert serial.mode is Mode.SERIAL and serial.split and not serial.reverse
@@ -148,14 +149,48 @@ def test_rows_are_split_only_where_nothing_mixes_them() -> None:
 @pytest.mark.parametrize("name", RULES)
 def test_what_a_kernel_reads_was_written_before(name: str) -> None:
     found = made(name)
-    for direction in (found.kernels.forward, found.kernels.backward):
-        written: set[str] = set()
+    handed = {b.name for _, b in found.kernels.kept}
+    for direction, there in ((found.kernels.forward, set[str]()), (found.kernels.backward, handed)):
+        written = set(there)
         for kernel in direction:
             assert {b.name for b in kernel.reads} <= written, kernel.name
             own = [*kernel.writes, *(c.keep for c in kernel.carries if c.keep)]
             written |= {b.name for b in own}
     results = [r for k in found.kernels.forward for r in k.results]
     assert {r.name for r in results} == {r.name for r in found.forward.results if r.kind is ResultKind.OUTPUT}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_is_kept_is_the_same_value_and_small(name: str) -> None:
+    found = made(name)
+    written = {b for k in found.kernels.forward for b in k.writes}
+    read = {b for k in found.kernels.backward for b in k.reads}
+    for ours, theirs in found.kernels.kept:
+        assert ours in written and theirs in read
+        assert found.forward.nodes[ours.node].op == found.gradient.nodes[theirs.node].op
+        assert all(isinstance(axis, Rows) for axis in found.forward.nodes[ours.node].shape)
+
+
+def test_inverses_and_gram_matrices_are_kept() -> None:
+    assert [b.name.split("_")[1] for _, b in made("reads").kernels.kept] == ["mask", "inverse"]
+
+
+@pytest.mark.parametrize(
+    "gate, op",
+    [
+        ("g[K]\nlet a = exp(-softplus(g))", "log_gate"),
+        ("a[K] in [0.01, 1]", "log_gate"),
+        ("a[K] in (0, 1]", "decay_gate"),
+        ("a[K] in [0, 1]", "decay_gate"),
+        ("a[K] in [-1, 1]", "decay_gate"),
+    ],
+)
+def test_the_gradient_goes_through_logarithms_where_the_decay_is_well_above_zero(gate: str, op: str) -> None:
+    text = f"state S[V, K]\ninput q[K], k[K], v[V], {gate}\nS = S diag(a) + v k^T\noutput o = S q"
+    verdict = pipeline.verdict(pipeline.check(pipeline.parse(pipeline.read(text))))
+    assert verdict.token is not None
+    _, gradient = pipeline.kernel_programs(verdict.token, verdict.rule, verdict.sizes)
+    assert {n.op for n in gradient.nodes} & {"log_gate", "decay_gate"} == {op}
 
 
 @pytest.mark.parametrize("name", RULES)

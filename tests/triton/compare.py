@@ -40,6 +40,7 @@ class Case:
     strided: bool = False  # inputs are views: time and heads swapped, every second column
     chunk_size: int | None = None
     dtype: str = "float32"  # of vectors and matrices without a declared range
+    scale: dict[str, float] = field(default_factory=dict)  # of inputs
     first: bool = True  # every state starts from something
     backward: bool = True
     seed: int = 0
@@ -61,7 +62,7 @@ def run(case: Case) -> dict[str, object]:
         rule, **{s: case.sizes.get(s, case.sizes.get("*", 16)) for s in rule.typed.sizes if s not in ("n", "L")}
     )
     x = arguments(rule, case.batch, length, case.heads, sized, case.seed)
-    x = {n: v[:, :, :1] if n in case.grouped else v for n, v in x.items()}
+    x = {n: case.scale.get(n, 1.0) * (v[:, :, :1] if n in case.grouped else v) for n, v in x.items()}
     first = states(rule, sequences, case.heads, sized, every=case.first) or {}
     call: dict[str, object] = {}
     if case.packed:

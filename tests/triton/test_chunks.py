@@ -126,6 +126,19 @@ def test_coupled_states(tmp_path: Path) -> None:
     right([{"rule": text, "length": 20, "sizes": {"V": 20}} for text in COUPLED.values()], tmp_path)
 
 
+def test_decays_of_any_strength(tmp_path: Path) -> None:
+    """Chunks are multiplied at once or level by level, as their decays allow; both kinds stand side by side."""
+    text = "state S[V, K]\ninput q[K], k[K], v[V], g[K] in (-inf, 0]\nlet a = exp(g)\nS = S diag(a)\n"
+    delta = text + "S = S + 0.5*(v - S k) k^T\noutput o = S q / sqrt(K)"
+    plain = text + "S = S + v k^T\noutput o = S q"
+    bounded = plain.replace("g[K] in (-inf, 0]\nlet a = exp(g)", "a[K] in [0.01, 1]")
+    cases: list[dict[str, Any]] = [
+        {"rule": rule, "length": 75, "scale": {"g": strength}, "sizes": {"K": keys}}
+        for rule in (plain, delta) for strength, keys in ((0.05, 64), (2.0, 16), (20.0, 64), (20.0, 48))
+    ]  # fmt: skip
+    right([*cases, {"rule": bounded, "length": 75, "packed": [40, 0, 35]}], tmp_path)
+
+
 def test_what_cannot_be_done_names_the_operation_and_who_can(tmp_path: Path) -> None:
     texts = {
         "`topk` has no Triton form; backend 'torch' runs it": BASIC + "S = a*S + v topk(k, 2)^T\noutput o = S q",

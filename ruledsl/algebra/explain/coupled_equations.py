@@ -19,21 +19,17 @@ from ruledsl.algebra.verdict import CoupledForm, CoupledVersion, Read, TokenForm
 from ruledsl.lang.typed import Expr, Type
 
 
-def coupled_equations(w: Writer, form: CoupledForm, token: TokenForm, names: list[str]) -> Iterator[Line]:
+def coupled_equations(w: Writer, form: CoupledForm, token: TokenForm, names: dict[str, str]) -> Iterator[Line]:
     """`names`: how the token's reads are called."""
     yield from _Equations(w, form, token, names).lines()
 
 
 class _Equations:
-    def __init__(self, w: Writer, form: CoupledForm, token: TokenForm, names: list[str]) -> None:
+    def __init__(self, w: Writer, form: CoupledForm, token: TokenForm, names: dict[str, str]) -> None:
         self.w, self.form = w, form
-        self.shown = {r.name: n for r, n in zip(token.reads, names, strict=True)}
+        self.shown = names
         own = {(s.state, s.member): i for i, s in enumerate(form.states)}
-        self.reads = [
-            (n, r, own[r.state, r.member])
-            for n, r in zip(names, token.reads, strict=True)
-            if (r.state, r.member) in own
-        ]
+        self.reads = [(names[r.name], r, own[r.state, r.member]) for r in token.reads if (r.state, r.member) in own]
         self.labels = form.names
         self.takes = {i: {i} for i in range(len(form.held))}
         for _ in form.states:

@@ -39,9 +39,14 @@ def chunk_form(w: Writer, token: TokenForm) -> Iterator[Line]:
         yield Sentence(
             f"{w.inline(w.name('pos', 't'))} is the position of token {w.inline('t')} in the sequence, 0 for the first"
         )
-    shown = {r.name: n for r, n in zip(token.reads, names, strict=True)}
+    for system in token.solves:
+        left, right = (w.write(w.at("t")(renamed(e, names))) for e in (system.applied, system.right))
+        most = "" if system.steps is None else f" in at most {w.write(system.steps)} steps"
+        x = w.inline(w.name(names[system.name], "t"))
+        note = f"solved for {x} by conjugate gradients{most}, all tokens of the chunk together: no token's matrix is formed"
+        yield Equation(left, right, "=", note)
     for output in token.outputs:
-        value = w.at("t")(renamed(output.value, shown))
+        value = w.at("t")(renamed(output.value, names))
         left = w.name(output.name, "t")
         if w.write(value) != left:
             yield Equation(left, w.write(value))
@@ -52,12 +57,16 @@ def _nodes(s: typed.Statement) -> Iterator[Expr]:
         yield from subexpressions(e)
 
 
-def _read_names(w: Writer, token: TokenForm) -> list[str]:
-    """A read that is an output carries its name; others are y, or y1, y2 ..."""
+def _read_names(w: Writer, token: TokenForm) -> dict[str, str]:
+    """A read that is an output carries its name; others are y, or y1, y2 ... Solutions are x, or x1, x2 ..."""
     direct = {o.value.name: o.name for o in token.outputs if isinstance(o.value, Ref) and o.value.role is Role.READ}
     used = w.fresh("y", "Y", "r")
     rest = [r for r in token.reads if r.name not in direct]
-    return [direct.get(r.name, used if len(rest) == 1 else f"{used}{rest.index(r) + 1 if r in rest else ''}") for r in token.reads]  # fmt: skip
+    names = {r.name: used if len(rest) == 1 else f"{used}{i}" for i, r in enumerate(rest, 1)} | direct
+    letter = w.fresh("x", "c", "g") if token.solves else ""
+    for i, system in enumerate(token.solves, 1):
+        names[system.name] = names[system.unknown] = letter if len(token.solves) == 1 else f"{letter}{i}"
+    return names
 
 
 class _Equations(Frame):

@@ -43,12 +43,12 @@ class Frame:
         w: Writer,
         token: TokenForm,
         form: MatrixForm,
-        names: list[str],
+        names: dict[str, str],
         letters: Letters,
     ) -> None:
         self.w, self.form, self.letters = w, form, letters
-        self.reads = [(n, r) for n, r in zip(names, token.reads, strict=True) if (r.state, r.member) == (form.state, form.member)]  # fmt: skip
-        self.shown = {r.name: n for r, n in zip(token.reads, names, strict=True)}
+        self.reads = [(names[r.name], r) for r in token.reads if (r.state, r.member) == (form.state, form.member)]
+        self.shown = names
         own = form.state if form.member is None else f"{form.state}[{form.member}]"
         self.own = own if not form.transposed or form.rows == 1 or form.cols == 1 else w.fresh("M", "X", "T")
         self.row = form.rows == 1 and form.cols != 1  # a vector that is read in inner products: written as a column

@@ -1,0 +1,165 @@
+"""What chunk kernels are made for, stage by stage: a node's stage is how many library kernels are behind it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from ruledsl.chunk.program import Result
+from ruledsl.schedule.attributes import logged
+from ruledsl.schedule.graph import CHAINS, ELEMENTWISE, Graph
+from ruledsl.schedule.kernels import Load
+
+MOST_SUMS = 3  # products over state rows in one chunk kernel that does anything else; one less beside decayed products
+LIGHT, HEAVY = 1, 6  # products in one chunk kernel, see `load`; measured
+
+
+def row_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> frozenset[int]:
+    """Products over state rows that get a kernel of their own, since there are many of them: their sums would fill the
+    registers of the one that goes on with them."""
+    made = graph.ancestors(targets, memory) - set(memory)
+    found = [i for i in made if graph.contracts_rows(i)]
+    most = MOST_SUMS - any(graph.op(i) in CHAINS for i in made)
+    return frozenset(found if sum(map(graph.large, found)) > most else ())
+
+
+def column_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> frozenset[int]:
+    """Sums over columns, of what level products make, that other columns need: one kernel would walk the levels
+    twice."""
+    made = graph.ancestors(targets, memory) - set(memory)
+    levelled = graph.dependents(i for i in made if graph.op(i) in ("chain_apply", "log_gate"))
+    found = set()
+    for index in made & levelled:
+        columns = graph.axes.contracted(graph.program, index)
+        if columns not in (None, graph.rows, *graph.axes.mixed):
+            users = graph.dependents([index]) & made - {index}
+            if any(columns in graph.axes.of[u] for u in users):
+                found.add(index)
+    return frozenset(found)
+
+
+def stages(graph: Graph, memory: Collection[int], levels: Collection[int], sums: frozenset[int]) -> dict[int, int]:
+    """Of every node. `levels`: decays whose level products are there; `sums`: what ends a kernel as well."""
+    stage: dict[int, int] = {}
+    for index, node in enumerate(graph.program.nodes):
+        if index in memory:
+            stage[index] = 0
+            continue
+        place = CHAINS.get(node.op)
+        found = [stage[a] + (a in sums) for i, a in enumerate(node.args) if i != place]
+        if place is not None:
+            decay = node.args[place]
+            found.append(0 if decay in levels else stage[decay] + 1)
+        stage[index] = max(found, default=0) + (node.op in ("inverse", "decay_gate"))
+    return stage
+
+
+def load(graph: Graph, memory: Collection[int], targets: list[int]) -> Load:
+    """By the tiles that the kernel's products hold: one for decayed products, half a tile for a Gram matrix. Where one Gram matrix
+    and its decay hand back their gradients, half of the columns fit the registers."""
+    made = graph.ancestors(targets, memory) - set(memory)
+    levelled = sum(graph.op(i) in ("chain_gram", "chain_apply") for i in made)
+    gates = [i for i in made if graph.op(i) == "log_gate"]
+    if any(logged(graph.program.nodes[i])[0] == 1 for i in gates) and levelled <= 2:
+        return Load.NARROW
+    dots = [i for i in made if graph.op(i) == "dot" and graph.large(i)]
+    held = levelled + sum(0.5 if graph.axes.of[i] == (None, None) else 1 for i in dots)
+    return Load.HEAVY if levelled >= HEAVY else Load.LIGHT if 0 < held <= LIGHT else Load.USUAL
+
+
+def blocks(graph: Graph, memory: Collection[int], targets: list[int]) -> int | None:
+    """The axis that a chunk kernel visits in blocks: the state's rows if it has any, else the most frequent one."""
+    made = graph.ancestors(targets, memory)
+    count = Counter(c for i in made for c in graph.axes.of[i] if c is not None and c not in graph.axes.mixed)
+    if graph.rows in count:
+        return graph.rows
+    return max(sorted(count), key=count.__getitem__, default=None)
+
+
+def gate_arguments(graph: Graph, gate: int) -> list[int]:
+    """All arguments of a `decay_gate` but the decay."""
+    args = list(graph.args(gate))
+    del args[CHAINS["decay_gate"]]
+    return args
+
+
+@dataclass(slots=True)
+class Ahead:
+    """What the chunk kernels of each stage write and store, as it becomes known."""
+
+    graph: Graph
+    memory: Collection[int]
+    levels: Collection[int]  # decays whose level products are in memory
+    stage: dict[int, int]
+    nodes: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    gates: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    results: defaultdict[int, list[Result]] = field(default_factory=lambda: defaultdict(list))
+    inverses: set[int] = field(default_factory=set)
+    decays: set[int] = field(default_factory=set)
+    exact: set[int] = field(default_factory=set)  # nodes that stay in float32
+
+    def request(self, index: int) -> None:
+        """The node is to be in memory."""
+        graph = self.graph
+        if index in self.memory:
+            return
+        match graph.op(index):
+            case "inverse":
+                self.inverses.add(index)
+                self._exactly(graph.args(index)[0])
+            case "decay_gate":
+                self.gates[self.stage[index] - 1].add(index)
+                decay = graph.args(index)[CHAINS["decay_gate"]]
+                self._levels(decay)
+                self._exactly(decay)
+            case _:
+                self.nodes[self.stage[index]].add(index)
+
+    def _exactly(self, index: int) -> None:
+        self.exact.add(index)
+        if index not in self.memory:
+            self.nodes[self.stage[index]].add(index)
+
+    def _levels(self, decay: int) -> None:
+        if decay not in self.levels:
+            self.decays.add(decay)
+            self._exactly(decay)
+
+    def close(self) -> None:
+        """Add what the requested needs: library kernels, and heavy values of earlier stages."""
+        at = max([*self.nodes, *self.gates, *self.results], default=-1)
+        while at >= 0:
+            targets = [*self.nodes[at], *(r.node for r in self.results[at])]
+            targets += [a for g in self.gates[at] for a in gate_arguments(self.graph, g)]
+            self._walk(at, targets)
+            at -= 1
+
+    def _walk(self, at: int, targets: list[int]) -> None:
+        graph, memory = self.graph, self.memory
+        own, seen, todo = self.nodes[at] | {r.node for r in self.results[at]}, set(), list(targets)
+        while todo:
+            index = todo.pop()
+            if index in seen or index in memory or graph.trivial(index):
+                continue
+            seen.add(index)
+            op = graph.op(index)
+            early = index not in own and self.stage[index] < at and index in graph.late and op != "block"
+            if op in ("inverse", "decay_gate") or (early and self._worth_keeping(index)):
+                self.request(index)
+                continue
+            place = CHAINS.get(op)
+            if place is not None:
+                self._levels(graph.args(index)[place])
+            todo += [a for i, a in enumerate(graph.args(index)) if i != place]
+
+    def _worth_keeping(self, index: int) -> bool:
+        """Not an element-wise function of at most one large tile that would be kept in its place."""
+        graph, large, todo = self.graph, set(), [index]
+        while todo:
+            i = todo.pop()
+            if graph.op(i) in ELEMENTWISE and i in graph.late and i not in self.memory:
+                todo += graph.args(i)
+            elif i in graph.late and graph.large(i):
+                large.add(i)
+        return index in large or len(large) > 1 or graph.op(index) not in ELEMENTWISE
