@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
@@ -95,9 +95,10 @@ def main() -> None:
         return lines
 
     with ThreadPoolExecutor(options.workers) as pool, options.out.open("w") as out:
-        for lines in pool.map(launch, tasks):
-            out.write("".join(f"{x}\n" for x in lines))
-            rows += [json.loads(x) for x in lines]
+        for done in as_completed([pool.submit(launch, task) for task in tasks]):
+            out.write("".join(f"{x}\n" for x in done.result()))
+            out.flush()  # a run that is stopped keeps what it has
+            rows += [json.loads(x) for x in done.result()]
     wrong = [r for r in rows if r["missed"]]
     refused = sum("refused" in r for r in rows)
     print(f"{len(rows)} of {total} cases ran, {len(wrong)} missed a bar, {refused} were refused")
