@@ -71,7 +71,7 @@ class Kernels(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *gradients):
-        names, count = ctx.names, sum(map(len, ctx.names[:3]))
+        names, count = ctx.names, sum(len(own) for own in ctx.names[:3])
         tensors, kept = ctx.saved_tensors[:count], dict(zip(ctx.kept, ctx.saved_tensors[count:], strict=True))
         given, states, (batch, length, heads) = Kernels.parts(names, tensors)
         d_outputs = {n: g.reshape(batch * length, heads, -1).contiguous() for n, g in zip(names[3], gradients, strict=False)}

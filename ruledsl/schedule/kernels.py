@@ -44,7 +44,8 @@ class Buffer:
     operand: stored in the operand dtype of the dots. levels: not the node's value but one tile for each doubling of the
     block length b = 2, 4, ... C/2: of a decay a, row t holds the product of a[i] over mid <= i < t in the right half
     of a block of 2b rows and over t < i < mid in the left half; of a `decay_gate`, the gradient of that. Two more: the products of
-    all a[i] with i < t, and with i > t."""
+    all a[i] with i < t, and with i > t. Where all readers of a decay take chunks at once, those of small blocks are left out for
+    chunks that allow it."""
 
     name: str
     node: int
