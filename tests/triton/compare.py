@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
@@ -23,8 +24,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "runtime"), str(Path(_
 
 from cases import CORPUS, arguments, error, parts, sizes, states  # noqa: E402
 
+from ruledsl.runtime import tuned  # noqa: E402
 from ruledsl.runtime.errors import BackendError  # noqa: E402
 from ruledsl.runtime.rule import Rule, load  # noqa: E402
+from ruledsl.schedule.tiles import Tiles  # noqa: E402
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Case:
     tail: int = 0  # tokens after the last packed sequence
     strided: bool = False  # inputs are views: time and heads swapped, every second column
     chunk_size: int | None = None
+    chunks: list[int] = field(default_factory=list)  # tokens of a chunk, forward and backward, where they are tuned apart
     dtype: str = "float32"  # of vectors and matrices without a declared range
     scale: dict[str, float] = field(default_factory=dict)  # of inputs
     first: bool = True  # every state starts from something
@@ -77,7 +81,12 @@ def run(case: Case) -> dict[str, object]:
     inputs = {e.name for e in rule.spec.inputs}
     mine = {n: _strided(v) if case.strided and n in inputs else v for n, v in x.items()}
     try:
-        with patch.object(torch, "empty", _poisoned(torch.empty)), patch.object(torch, "empty_like", _poisoned(torch.empty_like)):
+        with ExitStack() as stack:
+            for name in ("empty", "empty_like"):
+                stack.enter_context(patch.object(torch, name, _poisoned(getattr(torch, name))))
+            if case.chunks:
+                ahead, back = (Tiles(c, 16, 4, 4, 4, 4, 1) for c in case.chunks)
+                stack.enter_context(tuned.only(tuned.Choice(ahead, back)))
             found = forward_and_back(rule, mine, first, case.backward, backend="triton", **call)
     except BackendError as e:
         return {"refused": str(e)}
