@@ -131,6 +131,7 @@ class TritonPlan:
     outputs: tuple[tuple[str, tuple[int, ...]], ...]
     packed: bool
     candidates: Mapping[str, tuple[Tiles, ...]]  # by direction, best first
+    fixed: int | None = None  # the chunk length, where the rule or the call sets it
 
     @property
     def results(self) -> int:
@@ -261,7 +262,10 @@ class TritonPlan:
 
     def _ran(self) -> int:
         """Tokens of a chunk in the last forward pass."""
-        return (fitting(self.form.key, self.sizes, self.dtype, "forward") or self.candidates["forward"][0]).chunk
+        return _FITTING.get(self._place("forward"), self.candidates["forward"][0]).chunk
+
+    def _place(self, direction: str) -> Place:
+        return self.form.key, tuple(sorted(self.sizes.items())), self.dtype, self.fixed, direction
 
     @property
     def _operands(self) -> torch.dtype:
@@ -272,7 +276,7 @@ class TritonPlan:
         """The first tiles that fit the device; what fits is remembered."""
         from triton.runtime.errors import OutOfResources
 
-        place = self.form.key, tuple(sorted(self.sizes.items())), self.dtype, direction
+        place = self._place(direction)
         candidates, known = self.candidates[direction], _FITTING.get(place)
         if direction == "backward" and self.form.kept:  # chunks of the forward pass first: what it made is there
             candidates = tuple(sorted(candidates, key=lambda t: t.chunk != self._ran()))
@@ -308,12 +312,13 @@ def _made_tables(batch: int, length: int, chunk: int, device: torch.device) -> S
     )
 
 
-_FITTING: dict[tuple[str, tuple[tuple[str, int], ...], torch.dtype, str], Tiles] = {}
+Place = tuple[str, tuple[tuple[str, int], ...], torch.dtype, int | None, str]  # kernels, sizes, dtype, fixed chunk, direction
+_FITTING: dict[Place, Tiles] = {}
 
 
 def fitting(key: str, sizes: Mapping[str, int], dtype: torch.dtype, direction: str) -> Tiles | None:
     """The tiles that ran for the form of that key; None before its first call."""
-    return _FITTING.get((key, tuple(sorted(sizes.items())), dtype, direction))
+    return _FITTING.get((key, tuple(sorted(sizes.items())), dtype, None, direction))
 
 
 def _flat(x: Tensor, tokens: int) -> Tensor:
@@ -350,7 +355,7 @@ def prepare(rule: Rule, setting: Setting) -> Compiled:
         choices = tuple(dict.fromkeys(replace(t, chunk=fixed) for t in form.candidates)) if fixed else form.candidates
         place = tuned.Place(form.key, setting.sizes, setting.out_dtype, setting.device)
         ordered = tuned.before(choices, place, fixed)
-        registration.register(key, TritonPlan(form, sizes, setting.heads, setting.out_dtype, outputs, setting.packed, ordered))
+        registration.register(key, TritonPlan(form, sizes, setting.heads, setting.out_dtype, outputs, setting.packed, ordered, fixed))
     return Compiled(rule.typed, form, key)
 
 

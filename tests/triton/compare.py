@@ -43,6 +43,7 @@ class Case:
     strided: bool = False  # inputs are views: time and heads swapped, every second column
     chunk_size: int | None = None
     chunks: list[int] = field(default_factory=list)  # tokens of a chunk, forward and backward, where they are tuned apart
+    between: int | None = None  # tokens of a chunk in another call, before the backward pass
     dtype: str = "float32"  # of vectors and matrices without a declared range
     scale: dict[str, float] = field(default_factory=dict)  # of inputs
     first: bool = True  # every state starts from something
@@ -87,13 +88,14 @@ def run(case: Case) -> dict[str, object]:
             if case.chunks:
                 ahead, back = (Tiles(c, 16, 4, 4, 4, 4, 1) for c in case.chunks)
                 stack.enter_context(tuned.only(tuned.Choice(ahead, back)))
-            found = forward_and_back(rule, mine, first, case.backward, backend="triton", **call)
+            found = forward_and_back(rule, mine, first, case.backward, case.between, backend="triton", **call)
     except BackendError as e:
         return {"refused": str(e)}
     wanted = forward_and_back(
         rule,
         *exact,
         case.backward,
+        None,
         backend="recurrent",
         **{**call, **({"chunk_size": None} if case.chunk_size else {})},
     )
@@ -123,12 +125,14 @@ def _strided(x: Tensor) -> Tensor:
 
 
 def forward_and_back(
-    rule: Rule, x: dict[str, Tensor], first: dict[str, Tensor], backward: bool, **call: object
+    rule: Rule, x: dict[str, Tensor], first: dict[str, Tensor], backward: bool, between: int | None, **call: object
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Outputs, final states, and the gradients of a random projection of both."""
     leaves = {n: v.detach().requires_grad_(backward) for n, v in x.items()}
     begin = {n: v.detach().requires_grad_(backward) for n, v in first.items()}
     out, last = rule(**leaves, initial_state=begin or None, return_state=True, **call)
+    if between:
+        rule(**x, initial_state=first or None, **{**call, "chunk_size": between})
     named = {**leaves, **{f"first {n}": v for n, v in begin.items()}}
     seen = [y for y in (*parts(out).values(), *parts(last).values()) if y.requires_grad]
     if not backward or not seen:

@@ -142,6 +142,7 @@ def test_decays_of_any_strength(tmp_path: Path) -> None:
 def test_chunks_of_another_length_in_the_backward_pass(tmp_path: Path) -> None:
     """What the forward pass kept is for chunks of its length: it is made again."""
     right([{"rule": name, "length": 40, "chunks": [32, 16]} for name in ("kda", "gated_delta", "linear")], tmp_path)
+    right([{"rule": "delta", "length": 40, "between": 16}], tmp_path)
 
 
 def test_what_cannot_be_done_names_the_operation_and_who_can(tmp_path: Path) -> None:
