@@ -95,7 +95,6 @@ def run(case: Case) -> dict[str, object]:
         rule,
         *exact,
         case.backward,
-        None,
         backend="recurrent",
         **{**call, **({"chunk_size": None} if case.chunk_size else {})},
     )
@@ -125,7 +124,7 @@ def _strided(x: Tensor) -> Tensor:
 
 
 def forward_and_back(
-    rule: Rule, x: dict[str, Tensor], first: dict[str, Tensor], backward: bool, between: int | None, **call: object
+    rule: Rule, x: dict[str, Tensor], first: dict[str, Tensor], backward: bool, between: int | None = None, **call: object
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Outputs, final states, and the gradients of a random projection of both."""
     leaves = {n: v.detach().requires_grad_(backward) for n, v in x.items()}
