@@ -63,6 +63,8 @@ def test_the_command(tmp_path: Path) -> None:
             seen = ""
             while words not in seen:
                 seen += process.stdout.readline()
+        while "Ctrl-C ends" not in seen:  # it waits again
+            seen += process.stdout.readline()
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=20)
         assert process.returncode == 0 and "Traceback" not in rest
