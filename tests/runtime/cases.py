@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 from ruledsl.runtime.rule import Rule, load
@@ -106,3 +107,18 @@ def gradients(
         last,
         {n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(named.items(), found, strict=True)},
     )
+
+
+def as_eager(loss: Callable[..., Tensor], given: Sequence[Tensor]) -> None:
+    """torch.func.grad, vmap over sequences and params alike, checkpointing, torch.compile: all as eager."""
+    every = tuple(range(len(given)))
+    wanted = torch.func.grad(loss, every)(*given)
+    mapped = torch.func.vmap(torch.func.grad(loss, every))(*(torch.stack([v, 0.5 * v]) for v in given))
+    halves = torch.func.grad(loss, every)(*(0.5 * v for v in given))
+    leaves = [v.clone().requires_grad_() for v in given]
+    again = torch.autograd.grad(torch.utils.checkpoint.checkpoint(loss, *leaves, use_reentrant=False), leaves)
+    torch._dynamo.reset()  # another rule number in the same code would be taken as a dynamic one
+    traced = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(*leaves), leaves)
+    for w, h, m, a, t in zip(wanted, halves, mapped, again, traced, strict=True):
+        assert torch.allclose(m[0], w, atol=1e-4) and torch.allclose(m[1], h, atol=1e-4)
+        assert torch.allclose(a, w, atol=1e-4) and torch.allclose(t, w, atol=1e-4)
