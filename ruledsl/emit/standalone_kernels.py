@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ruledsl.algebra.verdict import TokenForm
@@ -56,6 +56,31 @@ class KernelForm:
         )
 
 
+_HOST = ("ChunkTables", "launch", "Kernels")
+
+
+def opened(
+    scope: Scope, inputs: Sequence[str], params: Sequence[str], states: Sequence[str], shapes: Sequence[str], position: str
+) -> list[str]:
+    """The beginning of `run_chunks`: tensors as the kernels' autograd function takes them, from entries `name: value`."""
+    return [
+        "def run_chunks(inputs, fixed, state, sizes):",
+        '    """Outputs [B, T, H, rows, columns] and the state after the last token, in float32."""',
+        "    inputs, fixed = ({n: x.float() for n, x in given.items()} for given in (inputs, fixed))",
+        '    state = {n: x if n == "t" else x.float() for n, x in state.items()}',
+        "    like = next(iter(inputs.values()))",
+        "    batch, length = like.shape[:2]",
+        *(f"    {line}" for line in bind(scope, " ".join(shapes))),
+        f"    tokens = {{{', '.join(inputs)}}}",
+        f"    params = {{{', '.join(params)}}}",
+        f"    states = {{{', '.join(states)}}}",
+        f"    shapes = {{{', '.join(shapes)}}}",
+        f"    position = {position}",
+        "    names = (tuple(tokens), tuple(params), tuple(states), shapes)",
+        "    tensors = (*tokens.values(), *params.values(), *states.values())",
+    ]
+
+
 def run_kernels(rule: typed.Rule, held: Carried, token: TokenForm, form: KernelForm, scope: Scope) -> list[str]:
     """`run_chunks`, in front of it what it is made of."""
     ports = {tensor_key(p): p for p in (*form.forward.ports, *form.gradient.ports)}
@@ -86,23 +111,10 @@ def run_kernels(rule: typed.Rule, held: Carried, token: TokenForm, form: KernelF
     leaving += ['"t": state["t"] + length'] if held.position else []
     position = 'state["t"].flatten()' if held.position else "torch.zeros(batch, dtype=torch.int64, device=like.device)"
     lines = [
-        "def run_chunks(inputs, fixed, state, sizes):",
-        '    """Outputs [B, T, H, rows, columns] and the state after the last token, in float32."""',
-        "    inputs, fixed = ({n: x.float() for n, x in given.items()} for given in (inputs, fixed))",
-        '    state = {n: x if n == "t" else x.float() for n, x in state.items()}',
-        "    like = next(iter(inputs.values()))",
-        "    batch, length, heads = like.shape[:3]",
-        *(f"    {line}" for line in bind(scope, " ".join(shapes))),
-        f"    tokens = {{{', '.join(inputs)}}}",
-        f"    params = {{{', '.join(params)}}}",
-        f"    states = {{{', '.join(states)}}}",
-        f"    shapes = {{{', '.join(shapes)}}}",
-        f"    position = {position}",
-        "    names = (tuple(tokens), tuple(params), tuple(states), shapes)",
-        "    tensors = (*tokens.values(), *params.values(), *states.values())",
+        *opened(scope, inputs, params, states, shapes, position),
         "    found = Kernels.apply((forward, backward), sizes, position, names, *tensors)",
         f"    return {{{', '.join(outputs)}}}, {{**state, {', '.join(leaving)}}}",
     ]
     lagged = any(p.lag for p in ports.values())
-    host = [text for name, text in host_functions().items() if name != "lagged" or lagged]
+    host = [host_functions()[name] for name in (*_HOST, *["lagged"] * lagged)]
     return [*form.text, form.settings, *host, "\n".join(lines)]

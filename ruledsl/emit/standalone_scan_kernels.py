@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ruledsl.chunk.program import Program, ResultKind
 from ruledsl.emit.names import quoted
-from ruledsl.emit.standalone_kernels import DEVICE
+from ruledsl.emit.standalone_kernels import DEVICE, opened
 from ruledsl.emit.standalone_scan import held
 from ruledsl.emit.standalone_tables import bind
 from ruledsl.emit.torch_expression import Scope
@@ -66,21 +66,9 @@ def run_scan_kernels(rule: typed.Rule, form: ScanKernelForm, scope: Scope) -> li
     count = len(rule.outputs)
     outputs = [f"{quoted(o.name)}: found[{i}]" for i, o in enumerate(rule.outputs)]
     leaving = [f"{quoted(held(n)[0])}: found[{count + i}]" for i, n in enumerate(names)]
+    position = 'state["t"].flatten() if "t" in state else torch.zeros(batch, dtype=torch.int64, device=like.device)'
     lines = [
-        "def run_chunks(inputs, fixed, state, sizes):",
-        '    """Outputs [B, T, H, rows, columns] and the state after the last token, in float32."""',
-        "    inputs, fixed = ({n: x.float() for n, x in given.items()} for given in (inputs, fixed))",
-        '    state = {n: x if n == "t" else x.float() for n, x in state.items()}',
-        "    like = next(iter(inputs.values()))",
-        "    batch, length = like.shape[:2]",
-        *(f"    {line}" for line in bind(scope, " ".join(shapes))),
-        f"    tokens = {{{', '.join(given)}}}",
-        f"    params = {{{', '.join(params)}}}",
-        f"    states = {{{', '.join(entering)}}}",
-        f"    shapes = {{{', '.join(shapes)}}}",
-        '    position = state["t"].flatten() if "t" in state else torch.zeros(batch, dtype=torch.int64, device=like.device)',
-        "    names = (tuple(tokens), tuple(params), tuple(states), shapes)",
-        "    tensors = (*tokens.values(), *params.values(), *states.values())",
+        *opened(scope, given, params, entering, shapes, position),
         "    found = ScanKernels.apply((run, back, SCAN), sizes, position, names, *tensors)",
         f"    state = {{**state, {', '.join(leaving)}}}",
         '    if "t" in state:',
