@@ -106,8 +106,6 @@ class ScanPlan(TokenPlan):
     def forward(self, tensors: list[Tensor]) -> list[Tensor]:
         x, states, position, bounds = self._named(tensors)
         final, outputs, kept = self._made(tensors)
-        if self.packed:  # tokens after the last sequence belong to none
-            outputs = {n: o.zero_() for n, o in outputs.items()}
         tokens, count = self._pieces(tensors)
         if tokens is None:
             self._walk("run", x, states, final, position, bounds, kept, outputs)
@@ -124,9 +122,7 @@ class ScanPlan(TokenPlan):
     def backward(self, tensors: list[Tensor], kept: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
         x, states, position, bounds = self._named(tensors)
         batch, length = tensors[0].shape[:2]
-        given = dict(zip(self._names, tensors, strict=False))
-        d_outputs = {n: g.contiguous() for (n, _), g in zip(self.outputs, grads, strict=False)}
-        d_final = {n: g.float().contiguous() for n, g in zip(self.form.states, grads[len(self.outputs) :], strict=True)}
+        given, d_outputs, d_final = self._given(tensors), *self._cotangents(grads)
         tokens, count = self._pieces(tensors)
         initial: Tensors = {}
         if tokens is not None:
@@ -166,18 +162,12 @@ class ScanPlan(TokenPlan):
             return None, sequences
         return tokens, length // tokens + sequences if self.packed else batch * -(-length // tokens)
 
-    def _made(self, tensors: list[Tensor]) -> tuple[Tensors, Tensors, Tensor]:
-        """Final states, outputs and the states that enter segments, empty."""
-        batch, length = tensors[0].shape[:2]
-        given = dict(zip(self._names, tensors, strict=False))
-        final = {n: torch.empty_like(given[n], memory_format=torch.contiguous_format) for n in self.form.states}
-        new = tensors[0].new_empty
-        outputs = {n: new(batch, length, self.heads, *shape, dtype=self.dtype) for n, shape in self.outputs}
-        sequences = tensors[-1].shape[0] - 1 if self.packed else batch
-        tokens, shortest = batch * length, self.chunk_size or SHORTEST  # more than needed, but the same for every choice
-        rows = tokens // self.form.tiles.segment + tokens // shortest + sequences
-        width = sum(given[n][0, 0].numel() for n in self.form.states)
-        return final, outputs, new(rows, self.heads, width, dtype=torch.float32)
+    def _segments(self, tokens: int, sequences: int) -> int:
+        shortest = self.chunk_size or SHORTEST  # more than needed, but the same for every choice
+        return tokens // self.form.tiles.segment + tokens // shortest + sequences
+
+    def _kept_width(self, given: Mapping[str, Tensor]) -> int:
+        return sum(given[n][0, 0].numel() for n in self.form.states)
 
     def _states(self, like: Tensors, count: int) -> Tensors:
         """States (or their cotangents) of pieces [pieces, H, ...], empty."""

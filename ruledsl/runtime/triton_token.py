@@ -126,17 +126,13 @@ class TokenPlan:
     def forward(self, tensors: list[Tensor]) -> list[Tensor]:
         x, states, position, bounds = self._named(tensors)
         final, outputs, kept = self._made(tensors)
-        if self.packed:  # tokens after the last sequence belong to none
-            outputs = {n: o.zero_() for n, o in outputs.items()}
         launch(self.form, "forward", x, states, final, position, bounds, kept, outputs, self.heads, self.sizes)
         return [*outputs.values(), *final.values(), kept]
 
     def backward(self, tensors: list[Tensor], kept: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
         x, states, position, bounds = self._named(tensors)
         batch, length = tensors[0].shape[:2]
-        given = dict(zip(self._names, tensors, strict=False))
-        d_outputs = {n: g.contiguous() for (n, _), g in zip(self.outputs, grads, strict=False)}
-        d_final = {n: g.float().contiguous() for n, g in zip(self.form.states, grads[len(self.outputs) :], strict=True)}
+        given, d_outputs, d_final = self._given(tensors), *self._cotangents(grads)
         found = {n: self._gradient_of(n, given[n], batch * length, bounds) for n in self.form.with_gradient}
         programs = (bounds.shape[0] - 1) * self.heads * self.form.blocks
         scratch = position.new_empty(programs * SEGMENT * self.form.span, dtype=torch.float32)
@@ -157,20 +153,39 @@ class TokenPlan:
     def _names(self) -> tuple[str, ...]:
         return (*self.form.inputs, *self.form.params, *self.form.states)
 
+    def _given(self, tensors: list[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self._names, tensors, strict=False))
+
+    def _cotangents(self, grads: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Of the outputs and of the final states, by name."""
+        finals = zip(self.form.states, grads[len(self.outputs) :], strict=True)
+        return (
+            {n: g.contiguous() for (n, _), g in zip(self.outputs, grads, strict=False)},
+            {n: g.float().contiguous() for n, g in finals},
+        )
+
     def _made(self, tensors: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """Final states, outputs and kept states, empty."""
+        """Final states, outputs and kept states, empty; packed outputs 0, since tokens after the last sequence belong to none."""
         batch, length = tensors[0].shape[:2]
-        given = dict(zip(self._names, tensors, strict=False))
+        given = self._given(tensors)
         final = {n: torch.empty_like(given[n], memory_format=torch.contiguous_format) for n in self.form.states}
-        new = tensors[0].new_empty
+        new = tensors[0].new_zeros if self.packed else tensors[0].new_empty
         outputs = {n: new(batch, length, self.heads, *shape, dtype=self.dtype) for n, shape in self.outputs}
         sequences = tensors[-1].shape[0] - 1 if self.packed else batch
-        rows = batch * length // SEGMENT + sequences
-        return final, outputs, new(rows, self.heads, self.form.blocks * self.form.span, dtype=torch.float32)
+        rows, width = self._segments(batch * length, sequences), self._kept_width(given)
+        return final, outputs, tensors[0].new_empty(rows, self.heads, width, dtype=torch.float32)
+
+    def _segments(self, tokens: int, sequences: int) -> int:
+        """At most so many kept states."""
+        return tokens // SEGMENT + sequences
+
+    def _kept_width(self, given: Mapping[str, Tensor]) -> int:
+        """Numbers of a head in a kept state."""
+        return self.form.blocks * self.form.span
 
     def _named(self, tensors: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
         batch, length = tensors[0].shape[:2]
-        given = dict(zip(self._names, tensors, strict=False))
+        given = self._given(tensors)
         x = {n: _inner(given[n].reshape(batch * length, *given[n].shape[2:])) for n in self.form.inputs}
         x |= {n: given[n][0].contiguous() for n in self.form.params}
         states = {n: given[n].contiguous() for n in self.form.states}
