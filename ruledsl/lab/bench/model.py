@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ruledsl import pipeline
 from ruledsl.lab.bench.floor import Floor
 from ruledsl.lab.bench.shapes import Shape
 from ruledsl.runtime import triton_chunked
 from ruledsl.runtime.rule import Rule
 from ruledsl.runtime.setting import Setting
-from ruledsl.schedule.cut import cut
 from ruledsl.schedule.predict import LAUNCH, Estimate, Run, predict
 from ruledsl.schedule.target import Target
 from ruledsl.schedule.unsupported import Unsupported
@@ -76,17 +74,15 @@ def _kernels(
         form = triton_chunked.form_of(
             rule, found, Setting(tuple(sorted(sizes.items())), shape.heads, torch.float32, dtype, place)
         )
-        programs = pipeline.kernel_programs(found.token, found.unrolled, found.sizes)
-        kernels = cut(*programs)
     except Unsupported:
         return None
-    by_name = dict(zip(("forward", "gradient"), programs, strict=True))
+    by_name = dict(zip(("forward", "gradient"), form.programs, strict=True))
     itemsize = 4 if form.several_reads else dtype.itemsize
 
     def pass_(direction: str) -> tuple[Estimate, ...]:
         tiles = triton_chunked.fitting(form.key, sizes, dtype, direction) or form.candidates[0]
         run = Run(found.program.chunk or tiles.chunk, sizes, shape.heads, shape.batch, shape.length, itemsize)
-        return tuple(predict(k, by_name[k.program], run, device) for k in getattr(kernels, direction))
+        return tuple(predict(k, by_name[k.program], run, device) for k in getattr(form.kernels, direction))
 
     return pass_("forward"), pass_("backward")
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ruledsl import pipeline
 from ruledsl.lab.bench.shapes import DTYPES, Shape
 from ruledsl.lab.tune.trial import Outcome, Request
 from ruledsl.runtime import triton_chunked, tuned
@@ -126,13 +125,15 @@ def _open(
     found = rule.chunkable(sizes)
     if isinstance(found, str):
         raise BackendError(f"{found}: kernels that take single tokens have no tiles to choose")
+    if not found.kernels:
+        raise BackendError("the rule's chunk form has no kernels: there are no tiles to choose")
     out = DTYPES[dtype]
     setting = Setting(tuple(sorted(sizes.items())), shape.heads, torch.float32, out, device)
     try:
         form = triton_chunked.form_of(rule, found, setting)
     except Unsupported as error:
         raise BackendError(str(error)) from None
-    fields = alternatives(pipeline.kernel_programs(found.token, found.unrolled, found.sizes), sizes)
+    fields = alternatives(form.programs, sizes)
     fixed = found.program.chunk
     shipped = form.candidates
     if fixed:
