@@ -8,9 +8,9 @@ library kernel   a function of `runtime.triton_ops`, launched as it is
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 
+from ruledsl.emit.kernel_text import used_lines
 from ruledsl.emit.triton_expression import wrapped
 from ruledsl.emit.triton_frame import Frame
 from ruledsl.emit.triton_kernel import Body, block_lanes
@@ -49,7 +49,7 @@ def definition(frame: Frame) -> Definition:
     body = Body(frame)
     inner = body.lines()
     lines = _serial(body, inner) if kernel.mode is Mode.SERIAL else _chunk(inner)
-    lines = _without_unused([*_lanes(frame), *lines])
+    lines = used_lines([*_lanes(frame), *lines], ["chain_back"])
     words = dict.fromkeys(w for line in [*inner, *lines] for w in re.findall(r"\w+", line))
     used = {w for line in lines for w in re.findall(r"\w+", line)}
     tensors = body.memory.tensors
@@ -86,19 +86,6 @@ def _library(frame: Frame) -> Definition:
 LIBRARY = {Mode.SOLVE: "solve_kernel", Mode.LEVELS: "levels_kernel", Mode.GATE: "gate_kernel"}
 TABLES = ("starts", "counts", "places", "begins", "ends", "firsts", "lasts")
 _CONSTANTS = ("C", "LEVELS", "ROWS", "BLOCK", "BLOCKS", "OP", "IP")
-
-
-def _without_unused(lines: list[str]) -> list[str]:
-    """The statements without assignments to names that nothing reads."""
-    while True:
-        count = Counter(w for line in lines for w in re.findall(r"\w+", line))
-        kept = [
-            line for line in lines
-            if not ((m := re.match(r"\s*(\w+) = ", line)) and count[m[1]] == 1) or "chain_back(" in line
-        ]  # fmt: skip
-        if len(kept) == len(lines):
-            return kept
-        lines = kept
 
 
 def _lanes(frame: Frame) -> list[str]:

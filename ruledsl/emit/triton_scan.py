@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ruledsl.chunk.program import Port, PortKind, ResultKind
+from ruledsl.emit.kernel_text import kernel, used_lines
 from ruledsl.emit.token_tiles import CHANGING, Body
 from ruledsl.emit.triton_spelling import literal
-from ruledsl.emit.triton_token import Held, Module, _kernel, _member, _used_lines
+from ruledsl.emit.triton_token import Held, Module, member
 from ruledsl.schedule.token_split import Split
 
 
@@ -56,9 +57,9 @@ def walk_text(walk: Walk, sizes: Mapping[str, int]) -> WalkText:
     """Raises UnsupportedForm."""
     module = _Scan(walk, sizes)
     for _ in range(2):  # every size has its label before the kernel is written
-        lines = _used_lines(module.back() if walk.back else module.forward())
+        lines = used_lines(module.back() if walk.back else module.forward())
     arguments, constants = module._arguments(lines)
-    text = f"{_kernel(walk.name, arguments, constants, lines)}\n\n\n{module.launcher(arguments, constants)}"
+    text = f"{kernel(walk.name, arguments, constants, lines)}\n\n\n{module.launcher(arguments, constants)}"
     space, programs = module.space, (walk.split.forward.program, walk.split.gradient.program)
     n = space.number(space.cut) if space.cut is not None else 1
     ports = [p for program in programs for p in program.ports]
@@ -199,7 +200,7 @@ class _Scan(Module):
                 )
             for r in sums:
                 assert r.port is not None
-                name, o = _member("G", r.port), body.best(r.node)
+                name, o = member("G", r.port), body.best(r.node)
                 zeros[name] = f"{name} = tl.zeros({body.tile(r.node, o)}, tl.float32)"
                 lines.append(f"{name} += {self._if_live(j, body.full(r.node, o), '0.0')}")
             for h in [*self.cotangents, *self.maps]:
@@ -212,7 +213,7 @@ class _Scan(Module):
         last = [f"{h.name} = {self._leaving(h, -1)}" for h in [*moving, *self.maps]]
         reverse = [*self._turn(), *loads, *lines, *last]
         finish = [
-            self._gradient(body, r.node, r.port, body.best(r.node), "sequence", "S", _member("G", r.port))
+            self._gradient(body, r.node, r.port, body.best(r.node), "sequence", "S", member("G", r.port))
             for r in sums
             if r.port is not None
         ]

@@ -13,15 +13,15 @@ axis of sequences; both are summed at the end, so no result depends on the order
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind
 from ruledsl.chunk.unsupported import UnsupportedForm
+from ruledsl.emit.kernel_text import kernel, size_text, used_lines
 from ruledsl.emit.names import quoted
 from ruledsl.emit.token_tiles import CHANGING, Body, Space, name_of
-from ruledsl.lang.typed import Dim, DimOp, Type
+from ruledsl.lang.typed import Type
 from ruledsl.schedule.token_split import Marked, Split
 
 SEGMENT = 64  # tokens between kept states
@@ -67,7 +67,7 @@ class Held:
     o: str
 
 
-def _member(prefix: str, port: Port) -> str:
+def member(prefix: str, port: Port) -> str:
     return name_of(prefix + "m".join(map(str, port.member)), port.name)
 
 
@@ -88,7 +88,7 @@ class Module:
         self.cotangents = self._states(split.gradient, "D", [back[h.port] for h in self.states if h.port in back])
         carried = {h.port for h in self.cotangents}
         self.dropped = [  # cotangents of states that no token reads: only the last token's counts
-            Held(port, i, _member("D", port), "n")
+            Held(port, i, member("D", port), "n")
             for i, node in enumerate(split.gradient.program.nodes)
             if node.op == "input" and (own := split.gradient.program.port(node)).kind is PortKind.COTANGENT
             if (port := Port(own.name, PortKind.STATE, own.member)) in {h.port for h in self.states} - carried
@@ -102,7 +102,7 @@ class Module:
 
     def _states(self, marked: Marked, prefix: str, results: Iterable[Result]) -> list[Held]:
         trial = Body(marked, self.space, "", {}, self._load_at("", ""))
-        return [Held(r.port, r.node, _member(prefix, r.port), trial.best(r.node)) for r in results if r.port]
+        return [Held(r.port, r.node, member(prefix, r.port), trial.best(r.node)) for r in results if r.port]
 
     def _nodes(self, program: Program, kinds: tuple[PortKind, ...], held: list[Held]) -> dict[int, tuple[str, str]]:
         """The input nodes of states (or their cotangents) with the names that hold them."""
@@ -326,7 +326,7 @@ class Module:
         start, add, finish = [], [], []
         for r in sums:
             assert r.port is not None
-            name, o = _member("G", r.port), body.best(r.node)
+            name, o = member("G", r.port), body.best(r.node)
             start.append(f"{name} = tl.zeros({body.tile(r.node, o)}, tl.float32)")
             add.append(f"{name} += {body.full(r.node, o)}")
             finish.append(self._gradient(body, r.node, r.port, o, "sequence", "S", name))
@@ -419,9 +419,9 @@ class Module:
         parts = [f"{header}\nimport torch\nimport triton\nimport triton.language as tl"]
         launchers = []
         for name, (module, lines) in bodies.items():
-            lines = _used_lines(lines)
+            lines = used_lines(lines)
             arguments, constants = module._arguments(lines)
-            parts.append(_kernel(name, arguments, constants, lines))
+            parts.append(kernel(name, arguments, constants, lines))
             launchers.append(module._launcher(name, arguments, constants))
         parts += launchers
         ports = [*f.ports, *self.split.gradient.program.ports]
@@ -464,7 +464,7 @@ class Module:
     def _size_lines(self) -> list[str]:
         lines = []
         for dim, label in self.space.labels.items():
-            lines.append(f"n{label} = {_size_text(dim)}")
+            lines.append(f"n{label} = {size_text(dim)}")
             lines.append(
                 f"B{label} = {'max(16, ' if dim in self.space.wide else ''}triton.next_power_of_2(n{label}){')' if dim in self.space.wide else ''}"
             )
@@ -509,40 +509,3 @@ _SAID = {
 def _moved(load: str, token: str) -> str:
     """A load of another token."""
     return re.sub(r"\btoken\b", token, load)
-
-
-def _used_lines(lines: list[str]) -> list[str]:
-    """Without the assignments of single names that nothing reads, and without the branches that this leaves empty."""
-    while True:
-        count = Counter(re.findall(r"\w+", "\n".join(lines)))
-        kept = [line for line in lines if not ((m := re.match(r"\s*(\w+) = ", line)) and count[m[1]] == 1)]
-        kept = [line for i, line in enumerate(kept) if not (line.lstrip().startswith("if ") and _is_empty(kept, i))]
-        if len(kept) == len(lines):
-            return lines
-        lines = kept
-
-
-def _is_empty(lines: list[str], i: int) -> bool:
-    """Whether nothing stands below the head of a block."""
-    return i + 1 == len(lines) or _indent(lines[i + 1]) <= _indent(lines[i])
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip())
-
-
-def _kernel(name: str, arguments: list[tuple[str, str]], constants: list[str], lines: list[str]) -> str:
-    values = ", ".join(n for n, _ in arguments)
-    known = ", ".join(f"{c}: tl.constexpr" for c in constants)
-    body = "\n".join("    " + line for line in lines)
-    return f"@triton.jit\ndef {name}_kernel(\n    {values},\n    {known + ',' if known else ''}\n):\n{body}"
-
-
-def _size_text(dim: Dim) -> str:
-    match dim:
-        case int():
-            return str(dim)
-        case str():
-            return f"sizes[{quoted(dim)}]"
-        case DimOp(op, left, right):
-            return f"({_size_text(left)} {'//' if op == '/' else op} {_size_text(right)})"
