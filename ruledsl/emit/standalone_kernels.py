@@ -43,14 +43,10 @@ class KernelForm:
     @property
     def settings(self) -> str:
         """What the functions around the kernels look up."""
-        rows = dict.fromkeys(
-            (t.chunk, t.block, t.columns, t.light_warps, t.chunk_warps, t.heavy_warps, t.serial_warps, t.stages)
-            for t in self.tiles
-        )
-        entries = ", ".join(map(str, rows))
+        entries = "".join(f"    {t.plan()},\n" for t in dict.fromkeys(self.tiles))
         return (
-            "# tokens of a chunk, rows of the state, columns, warps of light, usual and heavy chunk kernels and of serial ones, stages; the first that fits is taken\n"
-            f"TILES = ({entries},)\n"
+            "# tokens of a chunk; by kind of kernel: warps, rows or columns of a tile, stages of loads; the first that fits is taken\n"
+            f"TILES = (\n{entries})\n"
             "OPERANDS = torch.float32  # of the products; torch.bfloat16 is faster and rounds\n"
             f"{DEVICE}"
         )

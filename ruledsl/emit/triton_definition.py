@@ -85,7 +85,7 @@ def _library(frame: Frame) -> Definition:
 
 LIBRARY = {Mode.SOLVE: "solve_kernel", Mode.LEVELS: "levels_kernel", Mode.GATE: "gate_kernel"}
 TABLES = ("starts", "counts", "places", "begins", "ends", "firsts", "lasts")
-_CONSTANTS = ("C", "LEVELS", "ROWS", "BLOCK", "BLOCKS", "OP", "IP")
+_CONSTANTS = ("C", "LEVELS", "ROWS", "BLOCK", "BLOCKS", "STAGES", "OP", "IP")
 
 
 def _lanes(frame: Frame) -> list[str]:
@@ -108,10 +108,10 @@ def _chunk(inner: list[str]) -> list[str]:
         "chunk = tl.program_id(0).to(tl.int64)",
         "head = tl.program_id(1)",
         "count = tl.load(counts + chunk)",
-        "if count == 0:",
-        "    return",
         "start = tl.load(starts + chunk)",
         "place = tl.load(places + chunk)",
+        "if count == 0:",
+        "    return",
         *_TOKENS,
         *inner,
     ]

@@ -86,7 +86,17 @@ class Body:
         order: list[Demand] = []
         for target in self._targets():
             self._visit(target, order)
+        both = frozenset(i for i, o in order if o == "n" and (i, "t") in self.made and self._is_tile(i))
+        if both - self.recipes.once:
+            self.recipes.once = both
+            self.made = {}
+            return self._order()
         return order
+
+    def _is_tile(self, index: int) -> bool:
+        """Is the node read from memory, and neither a row nor a column?"""
+        in_memory = index in self.recipes.buffers or self.recipes.loaded(index) is not None
+        return in_memory and index not in self.recipes.carried and self.frame.graph.large(index)
 
     def _visit(self, root: Demand, order: list[Demand]) -> None:
         stack = [(root, False)]
@@ -136,9 +146,8 @@ class Body:
         if o not in ("n", "t"):
             return f"{o}_{index}"
         turned = "_t" if o == "t" else ""
-        if node.op == "input":
-            port = self.frame.program.port(node)
-            return f"{port_name(port)}{turned}"
+        if (source := self.recipes.loaded(index)) is not None:
+            return f"{port_name(self.frame.program.port(self.frame.node(source)))}{turned}"
         return f"{node.attr if node.op == 'map' else node.op}_{index}{turned}"
 
     def _stores(self) -> list[Store]:
@@ -188,8 +197,8 @@ class Body:
             values[demand] = text
             return
         values[demand] = self.names[demand]
-        node = self.frame.node(demand[0])
-        mark = self.frame.mark(self.frame.program.port(node).name) if node.op == "input" else ""
+        source = self.recipes.loaded(demand[0])
+        mark = self.frame.mark(self.frame.program.port(self.frame.node(source)).name) if source is not None else ""
         lines.append(f"{values[demand]} = {text}{mark}")
 
     def _straight(self, order: Sequence[Demand]) -> list[str]:
@@ -272,7 +281,7 @@ class Body:
             else:
                 self._emit(d, local, body)
         body += [text for d, store in out if (text := store(local[d]))]
-        return [*lines, "for block in range(BLOCKS):", *("    " + line for line in [*block_lanes(self.frame), *body])]
+        return [*lines, "for block in tl.range(BLOCKS, num_stages=STAGES):", *("    " + line for line in [*block_lanes(self.frame), *body])]
 
 
 def block_lanes(frame: Frame) -> list[str]:

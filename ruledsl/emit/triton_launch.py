@@ -12,7 +12,7 @@ from ruledsl.emit.triton_memory import TensorKind, result_type
 from ruledsl.emit.triton_names import cotangent_name, dim_name, dim_text, result_name, safe, tensor_key, tensor_name
 from ruledsl.lang.typed import Dim, DimOp, dim_value
 from ruledsl.schedule.attributes import gathered
-from ruledsl.schedule.kernels import Buffer, Kernel, Load, Mode
+from ruledsl.schedule.kernels import Buffer, Kernel, Mode
 
 
 def launcher(
@@ -105,9 +105,9 @@ def _padded(dim: Dim, name: str) -> str:
 def _blocks(definitions: Sequence[Definition]) -> list[str]:
     """How many rows of the state one program has, for every size that numbers them."""
     sizes = dict.fromkeys(
-        dim_name(d.frame.row_size) for d in definitions if d.frame.row_size is not None and not d.kernel.columns
+        dim_name(d.frame.row_size) for d in definitions if d.frame.row_size is not None and d.serial
     )
-    return [f'BLOCK_{name} = min(plan["block"], max(16, B_{name}))' for name in sizes]
+    return [f'BLOCK_{name} = min(plan["serial"]["side"], max(16, B_{name}))' for name in sizes]
 
 
 # ------------------------------------------------------------------------------------------------ allocation
@@ -177,12 +177,12 @@ def _launch(d: Definition) -> list[str]:
     rows = dim_name(d.frame.row_size) if d.frame.row_size is not None else "1"
     split = not d.serial or kernel.split
     block = f"BLOCK_{rows}" if split else f"max(16, B_{rows})"
-    if kernel.columns:
-        block = f'min(plan["columns"]{" // 2" * (kernel.load is Load.NARROW)}, B_{rows})'
-    given = {"ROWS": rows, "BLOCK": block, "BLOCKS": f"-(-{rows} // {block})"}
+    loop = f'plan["{Mode.SERIAL if d.serial else kernel.load}"]'
+    if not d.serial:
+        block = f'min({loop}["side"], {f"B_{rows}" if kernel.columns else f"max(16, B_{rows})"})'
+    given = {"ROWS": rows, "BLOCK": block, "BLOCKS": f"-(-{rows} // {block})", "STAGES": f'{loop}["stages"]'}
     values += [f"{c}={given.get(c, c)}" for c in d.constants]
-    stages = 'plan["stages"]' if d.serial else "1"
-    values += [f'num_warps=plan["warps"]["{kernel.load if kernel.mode is Mode.CHUNK else kernel.mode}"]', f"num_stages={stages}"]
+    values += [f'num_warps={loop}["warps"]', f"""num_stages={f'{loop}["stages"]' if d.serial else 1}"""]
     blocks = f"-(-{rows} // {block})" if kernel.split and rows != "1" else "1"
     grid = f"(sequences * H, {blocks})" if d.serial else "(count, H)"
     return wrapped(f"{kernel.name}_kernel[{grid}](", values, ")")

@@ -71,8 +71,9 @@ class Memory:
         m = slots(self.frame.node(buffer.node).shape[0])
         return f"tl.load({total(self.system(buffer), interleaved(m, i, j, orientation))}).to(tl.float32)"
 
-    def load_port(self, index: int, orientation: str) -> str:
-        """What an `input` node reads."""
+    def load_port(self, index: int, orientation: str, cleared: bool = False) -> str:
+        """What an `input` node reads. `cleared`: padding tokens are 0; said in the load itself, for then it can go to shared
+        memory while the kernel computes."""
         frame = self.frame
         node = frame.node(index)
         port = frame.program.port(node)
@@ -103,8 +104,8 @@ class Memory:
                 frame.width(type_)
                 base = [pointer(name), f"head // {name}_group * {name}_head", member_offset(port, type_)]
                 spread = frame.spread(index, orientation, "token", f"{name}_token")
-                load = f"tl.load({total(*base, spread)}).to(tl.float32)"
-                return f"tl.where(valid{down}, {load}, 0.0)" if cotangent else load
+                only = f", mask=valid{down}, other=0.0" if cotangent or cleared else ""
+                return f"tl.load({total(*base, spread)}{only}).to(tl.float32)"
             case PortKind.STATE:
                 raise unsupported(f"the state `{port.name}`, which nothing carries, has no Triton form")
 

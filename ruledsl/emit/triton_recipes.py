@@ -37,6 +37,7 @@ class Recipes:
     grams: tuple[tuple[int, ...], ...] = field(init=False)  # Gram matrices by level products that are made together
     gates: tuple[int, ...] = field(init=False)  # gradients of decays whose Gram matrices hand back everything at once
     orientation: dict[int, str] = field(init=False)  # each carried state is held the way that most dots use it
+    once: frozenset[int] = frozenset()  # tiles in memory that are wanted both ways: loaded once, then transposed
 
     def __post_init__(self) -> None:
         self.buffers = {b.node: b for b in self.frame.kernel.reads if not b.levels}
@@ -62,6 +63,8 @@ class Recipes:
             return chain_back(self.frame, self.memory, index, buffer)
         if o.startswith("grams"):
             return chain_grams(self.frame, self.memory, self.grams[int(o.removeprefix("grams"))])
+        if index in self.once and o == "t":
+            return Recipe(((index, "n"),), "tl.trans({0})", inline=True)
         if index in self.buffers:
             return Recipe((), self.memory.load_buffer(self.buffers[index], o))
         if index in self.carried:
@@ -74,6 +77,8 @@ class Recipes:
             return Recipe((), self.memory.load_block(index, self.buffers[node.args[0]], o))
         if node.shape == (1, 1):
             o = "n"
+        if node.op == "select" and (source := self.loaded(index)) is not None:
+            return Recipe((), self.memory.load_port(source, o, cleared=True))
         if o == "t" and (node.op not in _EITHER_WAY or (node.op in _ELEMENTWISE and index not in self.by_dots)):
             return Recipe(((index, "n"),), "tl.trans({0})")
         return self._compute(index, node, o)
@@ -86,6 +91,18 @@ class Recipes:
         while (node := self.frame.node(index)).op == "transpose" and not self.frame.leaf(index):
             index, o = node.args[0], flip(o)
         return index, "n" if node.shape == (1, 1) and index not in self.carried else o
+
+    def loaded(self, index: int) -> int | None:
+        """The `input` node whose memory a node is read from: its own, or what it clears padding tokens of."""
+        node = self.frame.node(index)
+        if node.op == "select" and self._is_padding(node):
+            zero, index = (self.frame.node(i) for i in node.args[2:3]), node.args[3]
+            node = self.frame.node(index)
+            if any(z.op != "const" or number(z) != 0.0 for z in zero):
+                return None
+            if node.op != "input" or self.frame.program.port(node).kind is not PortKind.INPUT:
+                return None
+        return index if node.op == "input" else None
 
     def held(self, index: int) -> str:
         """The variable of a carried state, or of its gradient."""

@@ -393,14 +393,17 @@ class Module:
     # ------------------------------------------------------------------------------------------------ text
 
     def _lanes(self) -> list[str]:
-        lines = []
+        """Index vectors, clamped to real lanes only where there are others: a clamp hides that memory is contiguous."""
+        axes = [(dim, label, f"tl.arange(0, B{label})", False) for dim, label in self.space.labels.items()]
         if self.cut:
-            n = f"n{self.space.label(self.space.cut)}"  # type: ignore[arg-type]
-            lines.append(f"irow = tl.minimum(block * BLOCK + tl.arange(0, BLOCK), {n} - 1)")
-            lines.append(f"mrow = block * BLOCK + tl.arange(0, BLOCK) < {n}")
-        for label in self.space.labels.values():
-            lines.append(f"i{label} = tl.minimum(tl.arange(0, B{label}), n{label} - 1)")
-            lines.append(f"m{label} = tl.arange(0, B{label}) < n{label}")
+            axes.insert(0, (self.space.cut, "row", "block * BLOCK + tl.arange(0, BLOCK)", True))  # type: ignore[arg-type]
+        lines = []
+        for dim, label, lanes, cut in axes:
+            if self.space.padded(dim, cut):
+                n = f"n{self.space.label(dim)}"
+                lines += [f"i{label} = tl.minimum({lanes}, {n} - 1)", f"m{label} = {lanes} < {n}"]
+            else:
+                lines.append(f"i{label} = {lanes}")
         return lines
 
     def text(self, header: str, step: Module) -> TokenText:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,41 @@ class Call:
     device: torch.device
 
 
+Meta = tuple[object, ...]  # all that checks look at
+
+
+@dataclass(slots=True)
+class Binder:
+    """`bind` for the calls of one rule: what passed once is not checked again."""
+
+    spec: RuleSpec
+    _passed: dict[Meta, Call] = field(default_factory=dict)
+
+    def __call__(self, given: Mapping[str, object], states: Mapping[str, Tensor], states_are: str = "initial_state") -> Call:
+        if torch.compiler.is_compiling():
+            return bind(self.spec, given, states, states_are)
+        try:
+            key = (_meta(given), _meta(states))
+            known = self._passed.get(key)
+        except TypeError:  # sizes that stand for any number
+            return bind(self.spec, given, states, states_are)
+        if known is None:
+            known = bind(self.spec, given, states, states_are)
+            if len(self._passed) >= MOST_CALLS:
+                self._passed.clear()
+            self._passed[key] = replace(known, inputs={}, params={})
+            return known
+        tensors = {e.name: _tensor(e, given[e.name]) for e in self.spec.arguments}
+        return replace(known, inputs=_inputs(self.spec, tensors), params=_params(self.spec, tensors, known.heads, known.device))
+
+
+MOST_CALLS = 256  # of different shapes that are remembered for one rule
+
+
+def _meta(tensors: Mapping[str, object]) -> Meta:
+    return tuple((n, x.shape, x.dtype, x.device) if isinstance(x, Tensor) else (n, type(x)) for n, x in tensors.items())
+
+
 def bind(
     spec: RuleSpec, given: Mapping[str, object], states: Mapping[str, Tensor], states_are: str = "initial_state"
 ) -> Call:
@@ -48,8 +83,7 @@ def bind(
     entries = {e.name: e for e in (*spec.arguments, *spec.states)}
     for e in spec.inputs:
         _check_rank(e, inputs[e.name], len(e.leading))
-        if "T" not in e.leading:  # one token
-            inputs[e.name] = inputs[e.name].unsqueeze(1)
+    inputs = _inputs(spec, tensors)
     first = spec.inputs[0]
     batch, length = inputs[first.name].shape[:2]
     for e in spec.inputs[1:]:
@@ -68,15 +102,12 @@ def bind(
                 f"input `{e.name}`: {_declared(e, tensors[e.name])}; its {own} heads do not divide the {heads} of `{widest.name}`"
             )
 
-    params = {}
+    device = inputs[first.name].device
+    params = _params(spec, tensors, heads, device)
     for e in (*spec.params, *spec.consts):
-        t = tensors[e.name]
-        if t.dim() == 0 and e.role is typed.Role.CONST and e.type.is_scalar and not e.type.family:
-            t = t.to(inputs[first.name].device).expand(heads)
-        _check_rank(e, t, 1)
-        if t.shape[0] != heads:
-            raise ShapeError(f"{e.role} `{e.name}`: {_declared(e, t)}; `{widest.name}` has {heads} heads")
-        params[e.name] = t.detach() if e.role is typed.Role.CONST else t  # a const is not learned
+        _check_rank(e, params[e.name], 1)
+        if params[e.name].shape[0] != heads:
+            raise ShapeError(f"{e.role} `{e.name}`: {_declared(e, params[e.name])}; `{widest.name}` has {heads} heads")
 
     sizes = _Sizes()
     for name, t in (*inputs.items(), *params.items()):
@@ -87,7 +118,22 @@ def bind(
             raise ShapeError(f"{states_are} `{name}`: {_declared(e, t)}")
         sizes.add(e, t)
     found = sizes.solve(spec)
-    return Call(inputs, params, batch, length, heads, found, dtype, out_dtype, inputs[first.name].device)
+    return Call(inputs, params, batch, length, heads, found, dtype, out_dtype, device)
+
+
+def _inputs(spec: RuleSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One token gets T = 1."""
+    return {e.name: tensors[e.name] if "T" in e.leading else tensors[e.name].unsqueeze(1) for e in spec.inputs}
+
+
+def _params(spec: RuleSpec, tensors: Mapping[str, Tensor], heads: int, device: torch.device) -> dict[str, Tensor]:
+    """A single number is every head's; a const is not learned."""
+    found = {e.name: tensors[e.name] for e in spec.params}
+    for e in spec.consts:
+        t = tensors[e.name]
+        whole = t.dim() == 0 and e.type.is_scalar and not e.type.family
+        found[e.name] = (t.to(device).expand(heads) if whole else t).detach()
+    return found
 
 
 def check_names(spec: RuleSpec, given: Mapping[str, object]) -> None:

@@ -124,13 +124,18 @@ class _Run(torch.autograd.Function):
         ctx.key, ctx.count = key, len(tensors)
         ctx.save_for_backward(*tensors, *kept)
         ctx.mark_non_differentiable(*kept)
+        ctx.set_materialize_grads(False)  # else zeros are made for what is kept
+        ctx.shapes = [(x.shape, x.dtype) for x in output[: len(output) - len(kept)]]
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         plan = _plan(ctx.key)
         saved = ctx.saved_tensors  # read once: checkpointing recomputes them on the first read only
         tensors, kept = saved[: ctx.count], saved[ctx.count :]
-        public = list(grads[: plan.results])
+        public = [
+            tensors[0].new_zeros(shape, dtype=dtype) if g is None else g
+            for g, (shape, dtype) in zip(grads, ctx.shapes, strict=False)
+        ]
         if torch.compiler.is_compiling() or not (_differentiable([*saved, *public]) or _transformed()):
             found = torch.ops.ruledsl.chunk_backward(list(tensors), list(kept), public, ctx.key)
         else:

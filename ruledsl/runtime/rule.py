@@ -25,7 +25,7 @@ from ruledsl.chunk.scan import Scan
 from ruledsl.lang import typed
 from ruledsl.lang.source import Source
 from ruledsl.runtime import chunked, decode, state_file
-from ruledsl.runtime.bind import Call, bind
+from ruledsl.runtime.bind import Binder, Call
 from ruledsl.runtime.chunkable import Chunkable, chunkable
 from ruledsl.runtime.errors import DeviceError, DtypeError, ShapeError
 from ruledsl.runtime.op import default_backend, prepare_sequence, prepare_step, prepared, remember
@@ -60,6 +60,9 @@ class Rule:
         self.in_double: bool = pipeline.in_double(self.typed)
         self._chunkable: dict[tuple[tuple[str, int], ...], Chunkable | str] = {}
         self._scannable: dict[tuple[tuple[str, int], ...], tuple[Scan, Scan] | str] = {}
+        self._bind = Binder(self.spec)
+        one = tuple(replace(e, leading=("B", "H")) for e in self.spec.inputs)
+        self._bind_token = Binder(replace(self.spec, inputs=one))
         self._id = remember(self)
         self._tokens: dict[tuple[Any, ...], Token] = {}
         self._forms: dict[tuple[Any, ...], chunked.Form] = {}
@@ -99,7 +102,7 @@ class Rule:
         checked: that would wait for the device.
         """
         given = as_dict(self.typed, initial_state)
-        call = bind(self.spec, _autocast(self.spec, tensors), self._declared(given))
+        call = self._bind(_autocast(self.spec, tensors), self._declared(given))
         if self.in_double and backend != "triton":
             call = replace(call, dtype=torch.float64)
         _check_packing(cu_seqlens, call)
@@ -135,11 +138,10 @@ class Rule:
         place, and a slot of -1 is padding: its row computes something and changes nothing. With `out`, outputs are
         written there and the state is updated in place as well.
         """
-        spec = replace(self.spec, inputs=tuple(replace(e, leading=("B", "H")) for e in self.spec.inputs))
         pool = as_dict(self.typed, state, "state")
         if slots is not None:
             decode.check_slots(slots, pool)
-        call = bind(spec, _autocast(self.spec, tensors), self._declared(pool), "state")
+        call = self._bind_token(_autocast(self.spec, tensors), self._declared(pool), "state")
         if self.in_double:
             call = replace(call, dtype=torch.float64)
         ready = prepared(prepare_step(self._id, tuple(sorted(call.sizes.items())), call.heads, call.dtype, call.device))
@@ -256,6 +258,9 @@ def _hash(rule: typed.Rule) -> str:
 
 def _autocast(spec: RuleSpec, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Under autocast, vectors without a declared range go to its dtype; gates (scalars, ranged vectors) stay."""
+    devices = {x.device.type for x in tensors.values() if isinstance(x, Tensor)}
+    if not any(_has_autocast(d) and torch.is_autocast_enabled(d) for d in devices):
+        return dict(tensors)
     cast = {e.name for e in spec.inputs if not e.type.is_scalar and e.interval is None}
     return {name: _autocast_one(x) if name in cast and isinstance(x, Tensor) else x for name, x in tensors.items()}
 
@@ -268,8 +273,8 @@ def _has_autocast(device: str) -> bool:
 
 def _autocast_one(x: Tensor) -> Tensor:
     device = x.device.type
-    eligible = x.dtype in (torch.float32, torch.float16, torch.bfloat16) and _has_autocast(device)
-    return x.to(torch.get_autocast_dtype(device)) if eligible and torch.is_autocast_enabled(device) else x
+    on = x.dtype in (torch.float32, torch.float16, torch.bfloat16) and _has_autocast(device)
+    return x.to(torch.get_autocast_dtype(device)) if on and torch.is_autocast_enabled(device) else x
 
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:

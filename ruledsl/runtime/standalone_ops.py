@@ -26,15 +26,11 @@ class ChunkTables:
 
 def launch(run, batch, length, position, dtypes):
     """run(chunks, plan) with the first tiles that fit the device, and the tokens of a chunk."""
-    for chunk, block, columns, light, usual, heavy, serial, stages in TILES:
-        exact = OPERANDS == torch.float32
-        plan = {
-            "chunk": chunk, "block": block, "columns": columns, "stages": stages, "tokens": batch * length, "dtype": OPERANDS, "dtypes": dtypes,
-            "warps": {"light": light, "narrow": usual, "chunk": usual, "heavy": heavy, "serial": serial},
-            "precision": "tf32x3" if exact else "ieee",
-        }  # fmt: skip
+    precision = "tf32x3" if OPERANDS == torch.float32 else "ieee"
+    for tiles in TILES:
+        plan = {**tiles, "tokens": batch * length, "dtype": OPERANDS, "dtypes": dtypes, "precision": precision}
         try:
-            return run(ChunkTables(batch, length, chunk, position), plan), chunk
+            return run(ChunkTables(batch, length, tiles["chunk"], position), plan), tiles["chunk"]
         except OutOfResources as error:
             reason = error
     raise reason

@@ -182,4 +182,5 @@ def open_axes(x: Tensor, type_: typed.Type) -> Tensor:
 
 def close_axes(x: Tensor, type_: typed.Type) -> Tensor:
     """The inverse of `open_axes`."""
-    return x[..., 0, 0] if type_.is_scalar else x[..., 0] if type_.is_vector else x
+    # not by an index, whose gradient is a tensor of zeros and a copy
+    return x.flatten(-3) if type_.is_scalar else x.flatten(-2) if type_.is_vector else x

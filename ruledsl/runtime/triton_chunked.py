@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import SimpleNamespace
@@ -33,6 +33,7 @@ from ruledsl.runtime import layout, registration, tuned
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.chunkable import Chunkable
 from ruledsl.runtime.chunked import StateTile, carry_after, no_tokens, state_entering, state_tiles
+from ruledsl.runtime.compile_ahead import compile_ahead
 from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.setting import Setting
@@ -145,7 +146,7 @@ class TritonPlan:
 
     def forward(self, tensors: list[Tensor]) -> list[Tensor]:
         x, states, batch, length = self._named(tensors)
-        outputs, final, kept = self._attempt("forward", lambda t: build(self.form.text).forward(x, states, self._chunks(tensors, t), self.heads, self.sizes, self._plan(t, batch * length, {})))
+        outputs, final, kept = self._attempt("forward", lambda t: (x, states, self._chunks(tensors, t), self.heads, self.sizes, self._plan(t, batch * length, {})))
         public = [self._inside(outputs[n].view(batch, length, self.heads, *shape), tensors) for n, shape in self.outputs]
         return [*public, *(final[s.key] for s in self.form.states), *self._handed(tensors, kept)]
 
@@ -178,7 +179,7 @@ class TritonPlan:
         d_final = {s.key: g.float().contiguous() for s, g in zip(self.form.states, grads[len(self.outputs) :], strict=True)}
         found, initial = self._attempt(
             "backward",
-            lambda t: build(self.form.text).backward(x, states, self._chunks(tensors, t), self.heads, self.sizes, self._plan(t, batch * length, dtypes), handed if t.chunk == ran else None, d_outputs, d_final),
+            lambda t: (x, states, self._chunks(tensors, t), self.heads, self.sizes, self._plan(t, batch * length, dtypes), handed if t.chunk == ran else None, d_outputs, d_final),
         )
         results = []
         keys = [tensor_key(p) for p in (*self.form.inputs, *self.form.params)] + [s.key for s in self.form.states]
@@ -250,11 +251,7 @@ class TritonPlan:
         exact = self.dtype == torch.float32
         operands = self._operands
         return {
-            "chunk": choice.chunk,
-            "block": choice.block,
-            "columns": choice.columns,
-            "warps": {"light": choice.light_warps, "narrow": choice.chunk_warps, "chunk": choice.chunk_warps, "heavy": choice.heavy_warps, "serial": choice.serial_warps},
-            "stages": choice.stages,
+            **choice.plan(),
             "tokens": tokens,
             "dtype": operands,
             "precision": "tf32x3" if exact else "tf32" if operands == torch.float32 else "ieee",
@@ -273,10 +270,11 @@ class TritonPlan:
         """Of the products."""
         return torch.float32 if self.form.several_reads else self.dtype
 
-    def _attempt(self, direction: str, launch: Any) -> Any:
-        """The first tiles that fit the device; what fits is remembered."""
+    def _attempt(self, direction: str, arguments: Callable[[Tiles], tuple[Any, ...]]) -> Any:
+        """The launcher's results with the first tiles that fit the device; what fits is remembered."""
         from triton.runtime.errors import OutOfResources
 
+        module = build(self.form.text)
         place = self._place(direction)
         candidates, known = self.candidates[direction], _FITTING.get(place)
         if known in candidates:
@@ -284,8 +282,11 @@ class TritonPlan:
         elif direction == "backward" and self.form.kept:  # chunks of the forward pass first: what it made is there
             candidates = tuple(sorted(candidates, key=lambda t: t.chunk != self._ran()))
         for choice in candidates:
+            given = arguments(choice)
+            if choice != known:
+                compile_ahead(module, direction, given)
             try:
-                found = launch(choice)
+                found = getattr(module, direction)(*given)
             except OutOfResources as e:
                 last = e
                 continue

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ruledsl.runtime.triton_build import cache_dir, files, remove, write
-from ruledsl.schedule.tiles import Tiles
+from ruledsl.schedule.tiles import LOADS, Loop, Tiles
 
 LARGEST = 65_536  # bytes of a file that is read
 DIRECTIONS = ("forward", "backward")
@@ -90,7 +90,7 @@ def load(place: Place) -> Choice | None:
         entry = read(cache_dir() / _file_name(described))
     except OSError:
         return None
-    return None if entry is None or entry["place"] != described else Choice(*(Tiles(**entry[d]) for d in DIRECTIONS))
+    return None if entry is None or entry["place"] != described else Choice(*(Tiles.read(entry[d]) for d in DIRECTIONS))
 
 
 def store(place: Place, choice: Choice, rule: str, measured: Mapping[str, Any]) -> Path:
@@ -130,14 +130,19 @@ def clear() -> int:
 
 def _are_tiles(x: Any) -> bool:
     """Integers under the fields' names: powers of two, and a few stages. What they are worth, a launch will tell."""
-    if (
-        not isinstance(x, dict)
-        or set(x) != {f.name for f in fields(Tiles)}
-        or any(type(n) is not int for n in x.values())
-    ):
+    if not isinstance(x, dict) or set(x) != {"chunk", *LOADS}:
         return False
-    powers = all(1 <= n <= 256 and n & (n - 1) == 0 for name, n in x.items() if name != "stages")
-    return powers and min(x["chunk"], x["block"], x["columns"]) >= 16 and x["chunk"] <= 64 and 1 <= x["stages"] <= 8
+    wanted = {f.name for f in fields(Loop)}
+    loops = [x[name] for name in LOADS]
+    if any(not isinstance(y, dict) or set(y) != wanted for y in loops):
+        return False
+    numbers = [x["chunk"], *(n for y in loops for n in y.values())]
+    if any(type(n) is not int for n in numbers):
+        return False
+    powers = [x["chunk"], *(n for y in loops for n in (y["warps"], y["side"]))]
+    sides = [x["chunk"], *(y["side"] for y in loops)]
+    whole = all(1 <= n <= 256 and n & (n - 1) == 0 for n in powers) and min(sides) >= 16
+    return whole and x["chunk"] <= 64 and all(1 <= y["stages"] <= 8 for y in loops)
 
 
 def _file_name(described: Mapping[str, Any]) -> str:

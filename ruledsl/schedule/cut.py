@@ -263,7 +263,7 @@ class Cutter:
         rows = blocks(self.graph, self.memory, targets)
         self.kernels.append(Kernel(
             name, self.program, Mode.CHUNK, purpose, self._reads(targets, ()), tuple(writes), tuple(results),
-            rows=rows, columns=rows != self.graph.rows, load=load(self.graph, self.memory, targets),
+            rows=rows, columns=rows != self.graph.rows, load=load(self.graph, self.memory, targets, rows),
         ))  # fmt: skip
 
     def _needed(self, writes: Iterable[Buffer]) -> list[int]:

@@ -29,12 +29,15 @@ class Mode(StrEnum):
 
 
 class Load(StrEnum):
-    """How many tiles a chunk kernel holds at once: what its warps are chosen by."""
+    """What a chunk kernel holds at once: warps, side of its tiles and stages of its loads are chosen by it, see
+    `tiles.Tiles`."""
 
-    LIGHT = "light"
-    NARROW = "narrow"  # as usual, with half of the columns at once
-    USUAL = "chunk"
-    HEAVY = "heavy"
+    LIGHT = "light"  # one Gram matrix
+    USUAL = "usual"
+    ROWS = "rows"  # rows of the state in blocks, for products alone: the loads of the next block go ahead
+    SUMS = "sums"  # rows of the state in blocks, for more than products
+    SLIM = "slim"  # the gradients of Gram matrices and their decay, or many sums beside products: few columns
+    HEAVY = "heavy"  # level products of many
 
 
 @dataclass(frozen=True, slots=True)

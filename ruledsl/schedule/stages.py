@@ -12,7 +12,7 @@ from ruledsl.schedule.graph import CHAINS, ELEMENTWISE, Graph
 from ruledsl.schedule.kernels import Load
 
 MOST_SUMS = 3  # products over state rows in one chunk kernel that does anything else; one less beside decayed products
-LIGHT, HEAVY = 1, 6  # products in one chunk kernel, see `load`; measured
+LIGHT, HEAVY, MANY_SUMS = 1, 6, 4  # products, and sums, in one chunk kernel, see `load`; measured
 
 
 def row_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> frozenset[int]:
@@ -55,17 +55,31 @@ def stages(graph: Graph, memory: Collection[int], levels: Collection[int], sums:
     return stage
 
 
-def load(graph: Graph, memory: Collection[int], targets: list[int]) -> Load:
-    """By the tiles that the kernel's products hold: one for decayed products, half a tile for a Gram matrix. Where one Gram matrix
-    and its decay hand back their gradients, half of the columns fit the registers."""
+def load(graph: Graph, memory: Collection[int], targets: list[int], rows: int | None) -> Load:
+    """By the tiles that the kernel's products hold: one for decayed products, half a tile for a Gram matrix. `rows`: the axis
+    that it visits in blocks."""
     made = graph.ancestors(targets, memory) - set(memory)
+    if rows is not None and rows == graph.rows:
+        return Load.SUMS if any(_works_on_rows(graph, memory, i) for i in made) else Load.ROWS
     levelled = sum(graph.op(i) in ("chain_gram", "chain_apply") for i in made)
-    gates = [i for i in made if graph.op(i) == "log_gate"]
-    if any(logged(graph.program.nodes[i])[0] == 1 for i in gates) and levelled <= 2:
-        return Load.NARROW
+    gates = any(graph.op(i) == "log_gate" and logged(graph.program.nodes[i])[0] for i in made)
     dots = [i for i in made if graph.op(i) == "dot" and graph.large(i)]
-    held = levelled + sum(0.5 if graph.axes.of[i] == (None, None) else 1 for i in dots)
-    return Load.HEAVY if levelled >= HEAVY else Load.LIGHT if 0 < held <= LIGHT else Load.USUAL
+    wide = [i for i in dots if graph.axes.of[i] != (None, None)]
+    sums = sum(graph.op(i) == "sum" for i in made)
+    held = levelled + len(wide) + 0.5 * (len(dots) - len(wide))
+    if levelled >= HEAVY:
+        return Load.HEAVY
+    if gates or wide and sums >= MANY_SUMS:
+        return Load.SLIM
+    return Load.LIGHT if 0 < held <= LIGHT else Load.USUAL
+
+
+def _works_on_rows(graph: Graph, memory: Collection[int], index: int) -> bool:
+    """Does a node do something else than a product with a tile of state rows as it is in memory?"""
+    if graph.op(index) not in ("map", "sum", "amax"):
+        return False
+    sources = [graph.bare(a) for a in graph.args(index)]
+    return any((s in memory or graph.op(s) == "input") and graph.owned(s) and graph.large(s) for s in sources)
 
 
 def blocks(graph: Graph, memory: Collection[int], targets: list[int]) -> int | None:

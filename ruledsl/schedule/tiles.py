@@ -1,4 +1,4 @@
-"""Tile sizes of the Triton kernels: chunk length, rows of the state per program, warps.
+"""Tile sizes of the Triton kernels: chunk length, rows of the state per program, warps, stages of loads.
 
 `tiles(...)` lists them best first; the caller takes the first that fits the device. `alternatives(...)` is what a search on
 a device may try instead. Measured on one H200 at K = V = 128 in
@@ -8,7 +8,8 @@ bf16 (benchmarks/NOTES.md); elsewhere the choices keep a chunk's widest tile and
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from ruledsl.chunk.program import Program, Rows
 from ruledsl.lang.typed import dim_value
@@ -17,15 +18,47 @@ _LEVELLED = {"gram", "gram_apply", "chain_gram", "chain_apply", "decay_gate", "l
 
 
 @dataclass(frozen=True, slots=True)
+class Loop:
+    """How kernels of one load run."""
+
+    warps: int
+    side: int  # rows (of a chunk kernel without state rows: columns) of a tile at once
+    stages: int  # of the loads
+
+
+@dataclass(frozen=True, slots=True)
 class Tiles:
     chunk: int  # tokens, a power of two, at least 16
-    block: int  # rows of the state per program
-    chunk_warps: int
-    light_warps: int  # of chunk kernels with few products, see `kernels.Load`
-    heavy_warps: int
-    serial_warps: int
-    stages: int  # of the loads in serial kernels
-    columns: int = 64  # of a tile without state rows that a chunk kernel has at once
+    serial: Loop
+    light: Loop  # this and the rest: chunk kernels, see `kernels.Load`
+    usual: Loop
+    rows: Loop
+    sums: Loop
+    slim: Loop
+    heavy: Loop
+
+    def plan(self) -> dict[str, Any]:
+        """As launchers look it up."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, x: Mapping[str, Any]) -> Tiles:
+        """The reverse of `plan`."""
+        values: dict[str, Any] = {n: Loop(**v) if isinstance(v, Mapping) else v for n, v in x.items()}
+        return cls(**values)
+
+
+def alike(chunk: int, loop: Loop) -> Tiles:
+    """The same for all kernels."""
+    return Tiles(chunk, *[loop] * len(LOADS))
+
+
+LOADS = tuple(f.name for f in fields(Tiles))[1:]
+# of 16-bit operands, chunks of at most 32 tokens, sides of at most 128; others spill or want more shared memory
+_MEASURED = {
+    "light": Loop(2, 64, 2), "usual": Loop(4, 64, 3), "rows": Loop(4, 64, 2), "sums": Loop(4, 64, 1),
+    "slim": Loop(2, 16, 2), "heavy": Loop(8, 64, 2),
+}  # fmt: skip
 
 
 def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: int) -> tuple[Tiles, ...]:
@@ -37,25 +70,36 @@ def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: 
     longest = _longest(programs, sizes)
     # a level for each doubling, a row of blocks for each 16 rows of a system: both grow with the chunk
     costly = any(n.op in _LEVELLED or n.op == "inverse" for n in nodes)
-    chunk = 64 if operand_bytes == 2 and wide <= 128 and not costly else 16 if operand_bytes == 4 and wide > 128 else 32
+    small = operand_bytes == 2 and wide <= 128
+    chunk = 64 if small and not costly else 16 if operand_bytes == 4 and wide > 128 else 32
     chunk = min(chunk, longest)
-    block = 64 if operand_bytes == 2 and wide <= 128 else 32 if wide <= 128 else 16
+    block = 64 if small else 32 if wide <= 128 else 16
     lengths = [c for c in (64, 32, 16) if c <= chunk]
-    warps = 8 if wide > 128 or operand_bytes == 4 or chunk == 64 else 4
-    light, heavy = (2, 8) if warps == 4 else (warps, warps)
+    measured = {} if not small else {"rows": Loop(8, 32, 3)} if chunk == 64 else _MEASURED
+    usual = Loop(4 if small and chunk < 64 else 8, 64, 1)
+
+    def choice(chunk: int, block: int, stages: int, measured: dict[str, Loop]) -> Tiles:
+        rows = replace(usual, side=block)
+        safe = dict.fromkeys(LOADS, usual) | {"rows": rows, "sums": rows, "slim": replace(usual, side=32)}
+        return Tiles(chunk, **safe | measured | {"serial": Loop(4, block, stages)})
+
     stages = (3, 2, 1) if operand_bytes == 2 else (2, 1)
-    return tuple(Tiles(c, b, warps, light, heavy, 4, s) for c in lengths for b in (block, 16) if b <= block for s in stages)
+    found = [
+        choice(c, b, s, loops)
+        for c in lengths for b in (block, 16) if b <= block for s in stages for loops in (measured, {})
+    ]  # fmt: skip
+    return tuple(dict.fromkeys(found))
 
 
-def alternatives(programs: Iterable[Program], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+def alternatives(programs: Iterable[Program], sizes: Mapping[str, int]) -> dict[str, tuple[int | Loop, ...]]:
     """Values of each field of `Tiles` that a search tries, the field that matters most first."""
     longest = _longest(tuple(programs), sizes)
+    gradient = tuple(Loop(w, n, s) for w, n, s in ((2, 16, 2), (2, 32, 2), (4, 64, 1), (4, 64, 2), (8, 64, 1), (8, 64, 2)))
     return {
         "chunk": tuple(c for c in (16, 32, 64) if c <= longest),
-        "block": (16, 32, 64),
-        "chunk_warps": (4, 8),
-        "serial_warps": (4, 8),
-        "stages": (1, 2, 3),
+        "serial": tuple(Loop(w, b, s) for w, b, s in ((4, 16, 2), (4, 32, 2), (4, 64, 2), (4, 64, 3), (8, 64, 1), (8, 64, 2))),
+        **dict.fromkeys(("slim", "heavy", "sums", "rows"), gradient),
+        **dict.fromkeys(("usual", "light"), (Loop(2, 64, 2), Loop(4, 64, 2), Loop(4, 64, 3), Loop(8, 64, 1))),
     }
 
 

@@ -28,7 +28,7 @@ output o = S q / sqrt(K)
 """
 NAMES = ("gated_delta", "kda", "tanh")
 LENGTH, HEADS = 130, 4  # more than two chunks
-SIZES = {"K": 64, "V": 48, "N": 64, "P": 48, "n": 2}
+SIZES = {"K": 64, "V": 48, "N": 64, "M": 64, "D": 64, "P": 48, "n": 2}
 
 
 @cache

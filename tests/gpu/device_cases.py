@@ -113,7 +113,8 @@ def arguments(rule: Any, case: Case, seed: int) -> tuple[dict[str, Tensor], dict
     for name in decays(rule):
         given[name] = _gates(rule.typed.symbol(name), given[name], case.gates, generator)
     if case.layout == "grouped":
-        shared = [s.name for s in rule.typed.of(Role.INPUT) if s.type.is_vector and not s.type.family][:1]
+        inputs = rule.typed.of(Role.INPUT)
+        shared = [s.name for s in inputs if s.type.is_vector and not s.type.family][: len(inputs) > 1]  # another says how many
         given |= {name: given[name][:, :, :2].contiguous() for name in shared}
     bounds = None
     if case.layout == "packed":

@@ -28,10 +28,10 @@ from ruledsl.runtime import registration, triton_chunked, tuned
 from ruledsl.runtime.rule import Rule, load
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.tuned import Choice, Place
-from ruledsl.schedule.tiles import Tiles
+from ruledsl.schedule.tiles import Loop, alike
 
 CPU = torch.device("cpu")
-ONE = Tiles(32, 32, 4, 2, 8, 4, 2)
+ONE = alike(32, Loop(4, 32, 2))
 CHOICE = Choice(ONE, replace(ONE, chunk=16))
 PLACE = Place("abc", (("K", 64), ("V", 32)), torch.bfloat16, CPU)
 SHAPE = Shape("", 1, 40, 1, 64)
@@ -116,9 +116,9 @@ def test_another_users_folder_is_not_read(folder: Path, monkeypatch: pytest.Monk
 def test_writers_that_race_leave_one_whole_entry(folder: Path, root: Path) -> None:
     program = (
         "import sys, time, torch; from dataclasses import replace\n"
-        "from ruledsl.runtime import tuned; from ruledsl.schedule.tiles import Tiles\n"
+        "from ruledsl.runtime import tuned; from ruledsl.schedule.tiles import Loop, alike\n"
         "place = tuned.Place('abc', (('K', 64), ('V', 32)), torch.bfloat16, torch.device('cpu'))\n"
-        "tiles = Tiles(int(sys.argv[1]), 32, 4, 2, 8, 4, 2); start = float(sys.argv[2])\n"
+        "tiles = alike(int(sys.argv[1]), Loop(4, 32, 2)); start = float(sys.argv[2])\n"
         "while time.time() < start: pass\n"
         "for i in range(100):\n"
         "    tuned.store(place, tuned.Choice(tiles, tiles), 'x' * 20_000, {})\n"
@@ -148,7 +148,7 @@ def test_the_runtime_takes_a_stored_choice_first(monkeypatch: pytest.MonkeyPatch
     compiled, plan, place = prepared("gated_delta")
     shipped = compiled.form.candidates
     assert plan.candidates == {"forward": shipped, "backward": shipped}
-    choice = Choice(replace(ONE, stages=5), replace(ONE, chunk=16, stages=4))
+    choice = Choice(replace(ONE, serial=Loop(4, 32, 5)), replace(ONE, chunk=16, slim=Loop(2, 16, 4)))
     tuned.store(place, choice, "", {})
     _, plan, _ = prepared("gated_delta")
     assert plan.candidates == {d: (choice.of(d), *shipped) for d in tuned.DIRECTIONS}
@@ -166,12 +166,12 @@ def fake(request: Request) -> Outcome:
     """A device on which the forward pass likes long chunks and the backward pass few warps; 64 rows are wrong, and 3 stages end
     the process."""
     f, b = request.choice.forward, request.choice.backward
-    if max(f.block, b.block) == 64:
+    if max(f.serial.side, b.serial.side) == 64:
         return Outcome("wrong", "off")
-    if max(f.stages, b.stages) == 3:
+    if max(f.serial.stages, b.serial.stages) == 3:
         return Outcome("crashed", "SIGABRT")
-    forward = 1 + 16 / f.chunk + 0.1 * f.serial_warps
-    backward = 2 + b.chunk / 16 + 0.1 * b.chunk_warps
+    forward = 1 + 16 / f.chunk + 0.1 * f.serial.warps
+    backward = 2 + b.chunk / 16 + 0.1 * b.rows.warps
     count = len(request.shapes)
     return Outcome("timed", "", (forward,) * count, (backward,) * count, 0.5)
 
@@ -182,8 +182,8 @@ def test_each_direction_gets_its_own_best() -> None:
     assert found.best is not None and found.best.outcome.status == "timed"
     assert found.shipped.outcome.status == "wrong"  # 64 rows, three stages: the first of the shipped ones
     best = found.best.choice
-    assert (best.forward.chunk, best.forward.serial_warps) == (64, 4)
-    assert (best.backward.chunk, best.backward.chunk_warps) == (16, 4)
+    assert (best.forward.chunk, best.forward.serial.warps) == (64, 4)
+    assert (best.backward.chunk, best.backward.rows.warps) == (16, 2)
     assert len(heard) == len(found.trials) == len({t.choice for t in found.trials}) < 40
 
 

@@ -27,7 +27,7 @@ from cases import CORPUS, arguments, error, parts, sizes, states  # noqa: E402
 from ruledsl.runtime import tuned  # noqa: E402
 from ruledsl.runtime.errors import BackendError  # noqa: E402
 from ruledsl.runtime.rule import Rule, load  # noqa: E402
-from ruledsl.schedule.tiles import Tiles  # noqa: E402
+from ruledsl.schedule.tiles import Loop, alike  # noqa: E402
 
 
 @dataclass
@@ -86,7 +86,7 @@ def run(case: Case) -> dict[str, object]:
             for name in ("empty", "empty_like"):
                 stack.enter_context(patch.object(torch, name, _poisoned(getattr(torch, name))))
             if case.chunks:
-                ahead, back = (Tiles(c, 16, 4, 4, 4, 4, 1) for c in case.chunks)
+                ahead, back = (alike(c, Loop(4, 16, 1)) for c in case.chunks)
                 stack.enter_context(tuned.only(tuned.Choice(ahead, back)))
             found = forward_and_back(rule, mine, first, case.backward, case.between, backend="triton", **call)
     except BackendError as e:

@@ -76,7 +76,7 @@ def written(x: Request | Outcome) -> str:
 
 def read_request(text: str) -> Request:
     x: dict[str, Any] = json.loads(text)
-    choice = Choice(**{d: Tiles(**t) for d, t in x["choice"].items()})
+    choice = Choice(**{d: Tiles.read(t) for d, t in x["choice"].items()})
     return Request(x["rule"], tuple(Shape(**s) for s in x["shapes"]), x["dtype"], choice, x["repeats"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.rule import Rule
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.tuned import Choice, Place
-from ruledsl.schedule.tiles import Tiles, alternatives
+from ruledsl.schedule.tiles import LOADS, Loop, Tiles, alternatives
 from ruledsl.schedule.unsupported import Unsupported
 
 FASTER = 0.98  # times of what replaces a choice, over those of the choice: less is noise
@@ -83,7 +84,8 @@ def tune(
     for name, values in fields.items() if begun[-1].outcome.status == "timed" else ():
         start = {d: best[d][0] for d in tuned.DIRECTIONS}
         for value in values:
-            wanted = {d: replace(start[d], **{name: value}) for d in tuned.DIRECTIONS}
+            change: dict[str, Any] = {name: value}
+            wanted = {d: replace(start[d], **change) for d in tuned.DIRECTIONS}
             for t in _both_or_each(wanted, start, tried):
                 for d in tuned.DIRECTIONS:
                     if t.choice.of(d) == wanted[d] and t.seconds(d) < FASTER * best[d][1]:
@@ -119,7 +121,7 @@ def _both_or_each(
 
 def _open(
     rule: Rule, shape: Shape, dtype: str, device: torch.device
-) -> tuple[Place, tuple[Tiles, ...], dict[str, tuple[int, ...]]]:
+) -> tuple[Place, tuple[Tiles, ...], dict[str, tuple[int | Loop, ...]]]:
     """Where a choice will be stored, the shipped tiles, and what may be tried instead."""
     sizes = shape.sizes(rule)
     found = rule.chunkable(sizes)
@@ -133,7 +135,8 @@ def _open(
         form = triton_chunked.form_of(rule, found, setting)
     except Unsupported as error:
         raise BackendError(str(error)) from None
-    fields = alternatives(form.programs, sizes)
+    used = {"chunk", "serial", *(k.load for k in (*form.kernels.forward, *form.kernels.backward))}
+    fields = {name: values for name, values in alternatives(form.programs, sizes).items() if name in used}
     fixed = found.program.chunk
     shipped = form.candidates
     if fixed:
@@ -147,4 +150,5 @@ def _described(choice: Choice) -> str:
 
 
 def written(t: Tiles) -> str:
-    return f"chunk {t.chunk}, rows {t.block}, warps {t.chunk_warps}+{t.serial_warps}, stages {t.stages}"
+    loops = ((name, getattr(t, name)) for name in LOADS)
+    return f"chunk {t.chunk}, " + ", ".join(f"{name} {x.warps}x{x.side}x{x.stages}" for name, x in loops)
