@@ -100,14 +100,14 @@ def _lanes(frame: Frame) -> list[str]:
     return lines
 
 
-_TOKENS = ["token = start + tl.minimum(row, count - 1)", "valid = row < count"]
+_TOKENS = ["token = tl.minimum(row, count - 1)", "valid = row < count"]
 
 
 def _chunk(inner: list[str]) -> list[str]:
     return [
         "chunk = tl.program_id(0).to(tl.int64)",
         "head = tl.program_id(1)",
-        "count = tl.load(counts + chunk)",
+        "count = tl.load(counts + chunk).to(tl.int32)",
         "start = tl.load(starts + chunk)",
         "place = tl.load(places + chunk)",
         "if count == 0:",
@@ -132,7 +132,7 @@ def _serial(body: Body, inner: list[str]) -> list[str]:
     loop = [
         "start = first + (chunk - begin) * C",
         "place = entered + (chunk - begin) * C",
-        "count = tl.minimum(last - start, C)",
+        "count = tl.minimum(last - start, C).to(tl.int32)",
         *_TOKENS,
     ]
     for c in kernel.carries:

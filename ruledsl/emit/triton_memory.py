@@ -1,7 +1,8 @@
 """Loads and stores of one kernel, and the tensors that they make its arguments.
 
 Buffers and states are contiguous, [chunk or sequence, head, rows, columns]; what the caller owns comes with the strides
-of token and head, and heads that share one ("group"). Bases are 64-bit: `chunk`, `sequence` and `token` are.
+of token and head, and heads that share one ("group"). Bases are 64-bit: `chunk`, `sequence` and `start` are; `token`, the place
+in a chunk, is 32-bit, as offsets inside a tile are.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Memory:
                 self._tensor(name, TensorKind.TOKEN)
                 type_ = frame.types[port.name]
                 frame.width(type_)
-                base = [pointer(name), f"head // {name}_group * {name}_head", member_offset(port, type_)]
+                base = [pointer(name), f"head // {name}_group * {name}_head", f"start * {name}_token", member_offset(port, type_)]
                 spread = frame.spread(index, orientation, "token", f"{name}_token")
                 only = f", mask=valid{down}, other=0.0" if cotangent or cleared else ""
                 return f"tl.load({total(*base, spread)}{only}).to(tl.float32)"
@@ -144,7 +145,7 @@ class Memory:
         if isinstance(shape[0], Rows):
             name = self._tensor(result_name(result), TensorKind.RESULT)
             spread = frame.spread(index, "n", "token", product("H", wide))
-            place = total(pointer(name), product("head", wide), offset, spread)
+            place = total(pointer(name), product("(start * H + head)", wide), offset, spread)
             return self._store(place, index, value, "n", "valid[:, None]")
         name = self._tensor(result_name(result), TensorKind.PARTIAL)
         spread = frame.spread(index, "n", frame.row_lanes(index), frame.count(shape[1]))

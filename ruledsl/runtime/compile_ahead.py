@@ -22,7 +22,7 @@ def compile_ahead(module: ModuleType, launcher: str, arguments: tuple[Any, ...])
     from triton.runtime.jit import JITFunction
 
     interpreted = not any(isinstance(x, JITFunction) for x in vars(module).values())
-    if interpreted or torch.cuda.is_current_stream_capturing():
+    if interpreted or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
         return
     with ThreadPoolExecutor(os.cpu_count()) as pool, triton.AsyncCompileMode(pool, ignore_errors=True):
         _dry(module, JITFunction)[launcher](*arguments)

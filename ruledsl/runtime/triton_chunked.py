@@ -326,10 +326,10 @@ def fitting(key: str, sizes: Mapping[str, int], dtype: torch.dtype, direction: s
 
 
 def _flat(x: Tensor, tokens: int) -> Tensor:
-    """[tokens, Hg, ...] with contiguous trailing axes."""
+    """[tokens, Hg, ...] with contiguous trailing axes; offsets inside a chunk fit 32 bits."""
     x = x.reshape(tokens, *x.shape[2:])
     inner = x[0, 0].is_contiguous() if x.numel() and x.dim() > 2 else True
-    return x if inner else x.contiguous()
+    return x if inner and x.stride(0) < 2**24 else x.contiguous()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from ruledsl.chunk.program import PortKind, Program, Result, ResultKind
+from ruledsl.schedule.fused import Fused, fused, is_cheap, plain
 from ruledsl.schedule.graph import CHAINS, ELEMENTWISE, Graph
 from ruledsl.schedule.kept import kept
 from ruledsl.schedule.kernels import Buffer, Carry, Kernel, Kernels, Mode
@@ -38,25 +39,41 @@ _AFTER = "Outputs of every chunk, from the state that enters it."
 _GRADIENTS = (
     "Gradients of every chunk's inputs, from the state that enters it and the gradient of the state that leaves it."
 )
+_ALONE = "Chunk after chunk, the state or its gradient in registers: the gradients that depend on it."
 _IN_PLACE = ELEMENTWISE | {"dot"}  # with state rows: made where it is used; the serial chain does not wait for it
 
 
 def cut(forward: Program, gradient: Program) -> Kernels:
     """`gradient` has the states among its results (`differentiate(..., keep_states=True)`)."""
     f, g = Graph(forward), Graph(gradient)
-    ahead = _forward(f)
+    whole = fused(g) if plain(f) else None
+    ahead = _forward(f, whole is not None)
+    if whole is not None:
+        return Kernels(ahead, _serial_alone(g, whole), ())
     both = kept(f, ahead, g)
     return Kernels(ahead, _backward(g, {b.node: b for _, b in both}), both)
 
 
-def _forward(graph: Graph) -> tuple[Kernel, ...]:
+def _serial_alone(graph: Graph, whole: Fused) -> tuple[Kernel, ...]:
+    """No state is kept in memory: a serial kernel for each direction and axis that is split."""
+    cutter = Cutter(graph, "gradient")
+    for (kind, along), results in whole.serial.items():
+        name = "sweep" if kind is PortKind.STATE else "reverse"
+        cutter.serial(
+            name if along == graph.rows else f"{name}_columns", _carries(graph, kind), list(results), keep="", along=along
+        )
+    cutter.ahead("gradients", (), whole.rest, _GRADIENTS)
+    return tuple(cutter.kernels)
+
+
+def _forward(graph: Graph, inline: bool) -> tuple[Kernel, ...]:
     carries = _carries(graph, PortKind.STATE)
     outputs = [r for r in graph.program.results if r.kind is ResultKind.OUTPUT]
     carried = [c.enter for c in carries]
     inside = [r for r in outputs if not graph.mixes_rows([r.node], carried)]
     after = [r for r in outputs if r not in inside]
     cutter = Cutter(graph, "forward")
-    cutter.serial("forward", carries, inside, keep="enter" if after else "")
+    cutter.serial("forward", carries, inside, keep="enter" if after else "", along=graph.rows if inline else None)
     cutter.ahead("forward_after", (), after, _AFTER)
     return tuple(cutter.kernels)
 
@@ -152,10 +169,11 @@ class Cutter:
 
     def serial(
         self, name: str, carries: tuple[Carry, ...], results: list[Result], keep: str, also: Iterable[int] = (),
-        later: Later | None = None,
+        later: Later | None = None, along: int | None = None,
     ) -> None:  # fmt: skip
         """A serial kernel and what is made ahead of it. `keep`: word for the buffers of the values that enter each chunk,
-        "" if they are not kept; `also`: nodes to keep; `later`: what crosses into that kernel is made at the same time."""
+        "" if they are not kept; `also`: nodes to keep; `later`: what crosses into that kernel is made at the same time; `along`:
+        the axis class that is split, products of the caller's tiles being made inside."""
         graph = self.graph
         carried = {c.enter for c in carries}
         targets = [*(c.leave for c in carries), *(r.node for r in results), *also]
@@ -164,7 +182,7 @@ class Cutter:
             needs.append((later.targets, later.carried | carried | set(also)))
         crossing: dict[int, frozenset[int]] = {}  # what is made ahead, and the nodes that decide whether it is an operand
         for wanted, held in needs:
-            found = self._crossing(wanted, held)
+            found = self._crossing(wanted, held, along is not None)
             readers = graph.ancestors(wanted, held | set(self.memory) | set(found))
             crossing = dict.fromkeys(found, readers) | crossing
         self.ahead(
@@ -172,19 +190,20 @@ class Cutter:
             lambda i: graph.large(i) and graph.only_operand(i, crossing.get(i, ())),
         )  # fmt: skip
         stop = carried | set(self.memory)
-        split = not graph.mixes_rows(targets, stop)
+        split = along is not None or not graph.mixes_rows(targets, stop)
         reads = self._reads(targets, carried)
         kept = tuple(Buffer(f"{keep}_{c.state}", c.enter, True) for c in carries) if keep else (None,) * len(carries)
         writes = tuple(Buffer(f"{name}_{graph.word(i)}_{i}", i, True) for i in also)
         self.kernels.append(Kernel(
-            name, self.program, Mode.SERIAL, _PURPOSE[name], reads, writes, tuple(results),
-            tuple(replace(c, keep=b) for c, b in zip(carries, kept, strict=True)), name == "reverse", split, graph.rows,
+            name, self.program, Mode.SERIAL, _PURPOSE[name] if keep or name == "forward" else _ALONE, reads, writes,
+            tuple(results), tuple(replace(c, keep=b) for c, b in zip(carries, kept, strict=True)), name.startswith("reverse"),
+            split, graph.rows if along is None else along, along not in (None, graph.rows),
         ))  # fmt: skip
         self.memory |= {b.node: b for b in (*writes, *kept) if b is not None}
 
-    def _crossing(self, targets: list[int], carried: set[int]) -> list[int]:
+    def _crossing(self, targets: list[int], carried: set[int], inline: bool) -> list[int]:
         """The free values that cross into a serial kernel: all but what comes from the caller as it is, and cheap
-        functions of tiles with state rows."""
+        functions of tiles with state rows. `inline`: all but cheap functions of any tiles."""
         graph = self.graph
         depends = graph.dependents(carried)
         cross: set[int] = set()
@@ -201,7 +220,7 @@ class Cutter:
                 todo += graph.args(index)
             elif graph.op(index) == "block":
                 cross.add(graph.args(index)[0])
-            elif graph.owned(index) and graph.op(index) in _IN_PLACE:
+            elif (graph.owned(index) and graph.op(index) in _IN_PLACE) or (inline and is_cheap(graph, index)):
                 todo += graph.args(index)
             elif not graph.trivial(index) and not self._masked_leaf(index):
                 cross.add(index)
