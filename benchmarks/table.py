@@ -23,14 +23,25 @@ def cpu(results: Results) -> str:
 
 
 def h200(results: Results) -> str:
-    """Markdown rows of `h200_speed.json`; a peer's time over ours in brackets."""
-    lines = ["| rule | forward, ms | forward + backward, ms | peak MiB | fla, ms (over ours) |", "| --- | --- | --- | --- | --- |"]
+    """Markdown rows of `h200_speed.json`; a peer's time over ours in brackets, starred where they are of different runs."""
+    lines = ["| rule | forward, ms | forward + backward, ms | kernels, ms | peak MiB | fla, ms (over ours) |", "| --- | --- | --- | --- | --- | --- |"]
+    keys = ("forward_ms", "forward_backward_ms")
     for row in results["rows"]:
-        ours = [row["forward_ms"], row["forward_backward_ms"]]
-        peer = row.get("fla")
-        theirs = [peer["forward_ms"], peer["forward_backward_ms"]] if peer else []
-        said = ", ".join(f"{t:.2f} ({t / o:.2f})" for t, o in zip(theirs, ours, strict=False)) or "-"
-        lines.append(f"| {row['rule']} | {ours[0]:.2f} | {ours[1]:.2f} | {row['peak_mib']} | {said} |")
+        peer = row.get("fla", {})
+        beside, star = peer.get("beside", row), "*" * ("other_run" in peer)
+        said = ", ".join(f"{peer[k]:.2f} ({peer[k] / beside[k]:.2f}){star}" for k in keys if peer) or "-"
+        ours = " | ".join(f"{row[k]:.2f}" for k in (*keys, "kernels_ms"))
+        lines.append(f"| {row['rule']} | {ours} | {row['peak_mib']} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def decode(results: Results) -> str:
+    """Markdown rows of `h200_decode.json`."""
+    lines = ["| rule | B = 1, us | 64 | 256 | of the time to read and write the state at 256 |", "| --- | --- | --- | --- | --- |"]
+    for row in results["rows"]:
+        times = " | ".join(f"{s['graph_us']:.0f}" for s in row["steps"])
+        last = row["steps"][-1]
+        lines.append(f"| {row['rule']} | {times} | {last['graph_us'] / last['floor_us']:.1f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -51,6 +62,7 @@ def _short(worst: Results | None) -> str:
 TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
     "cpu table": ("bench_cpu.json", cpu),
     "h200 table": ("h200_speed.json", h200),
+    "h200 decode": ("h200_decode.json", decode),
     "h200 errors": ("h200_numerics.json", errors),
 }
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,11 @@ def _cpu(rule: str, data: Data) -> Iterable[Found]:
         yield Found("decode", int("failure" not in row and row["decode"] <= FLOAT32[0]), 1)
 
 
-def _numerics(rule: str, data: Data) -> Iterable[Found]:
+def _numerics(rule: str, data: Data, chunks: bool = True) -> Iterable[Found]:
     """Of `tests/gpu/report.py`: cases, what missed a bar, what was refused."""
     row = data["rules"].get(rule)
     if row is not None:
-        yield Found("GPU", row["passed"], row["cases"], chunks=True)
+        yield Found("GPU", row["passed"], row["cases"], chunks)
         step = [m for m in row["missed"] if "failure" in m or any(k.startswith("step.") for k in m["errors"])]
         yield Found("decode", row["cases"] - len(row["refused"]) - len(step), row["cases"])
 
@@ -105,5 +106,6 @@ def _token_kernels(rule: str, data: Data) -> Iterable[Found]:
 READERS: dict[str, Callable[[str, Data], Iterable[Found]]] = {
     "cpu_rules.json": _cpu,
     "h200_numerics.json": _numerics,
+    "h200_scan_numerics.json": partial(_numerics, chunks=False),
     "h200_token_kernels.json": _token_kernels,
 }

@@ -1,7 +1,5 @@
-"""The Triton backend: chunk kernels for rules that have a chunk form, kernels for single tokens for all others.
-
-Rules whose states go entry by entry have scan kernels too: backend `triton-scan`, and this one once `SCANS` says so.
-"""
+"""The Triton backend: chunk kernels for rules that have a chunk form, scan kernels where states go entry by entry, kernels for
+single tokens for all others. Scan kernels beside token kernels: benchmarks/results/h200_scans.json."""
 
 from __future__ import annotations
 
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from ruledsl.runtime.rule import Rule
 
 Compiled = triton_chunked.Compiled | triton_scan.Compiled | triton_token.Compiled
-SCANS = False  # no results from a GPU are committed (benchmarks/results) in which scan kernels are right and faster
 
 
 def is_default(rule: Rule, device: str, sizes: Mapping[str, int] | None) -> bool:
@@ -34,7 +31,7 @@ def prepare(rule: Rule, setting: Setting) -> Compiled:
     """Generate kernels and register them. BackendError: the rule has no form, or not here."""
     if _has_chunks(rule, dict(setting.sizes)):
         return triton_chunked.prepare(rule, setting)
-    if SCANS and triton_scan.has_form(rule, dict(setting.sizes)):
+    if triton_scan.has_form(rule, dict(setting.sizes)):
         return triton_scan.prepare(rule, setting)
     return triton_token.prepare(rule, setting)
 

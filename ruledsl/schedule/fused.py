@@ -1,8 +1,9 @@
 """Backward passes that keep no state: where every gradient depends on the entering states or on the gradients of the leaving
 ones, not on both, it is made by the serial kernel that carries them, rows or columns of the state being split over programs.
 
-So it is for rules without reads whose decays have no gradient. A chunk's products are made again in every such kernel;
-their tiles come from the caller, and loads go ahead of the products (benchmarks/NOTES.md has what that gives).
+So it is for rules without reads and decays. A chunk's products are made again in every such kernel; their tiles come from the
+caller, and loads go ahead of the products: half of the time of the other cut, a sixth of its memory. With decays, made inside
+as well, such kernels are slower than the other cut (benchmarks/NOTES.md), so `plain` refuses them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ruledsl.chunk.program import PortKind, Result, ResultKind, Rows
 from ruledsl.schedule.graph import ELEMENTWISE, HEAVY, Graph
 
 MOST_PRODUCTS = 3  # between tokens, made again in every kernel
+_DECAYS = frozenset({"mexp", "cumsum", "cumprod"})
 _CHEAP_MAPS = frozenset({"mul", "add", "sub", "neg"})
 
 Serial = tuple[PortKind, int]  # what is carried, and the axis class that is split
@@ -25,11 +27,11 @@ class Fused:
 
 
 def plain(graph: Graph) -> bool:
-    """Nothing but products and element-wise functions, of chunks with one row for each token."""
+    """Nothing but products and element-wise functions, without decays, of chunks with one row for each token."""
     nodes = graph.program.nodes
     slots = all(axis.slots == 1 for n in nodes for axis in n.shape if isinstance(axis, Rows))
     products = [i for i, n in enumerate(nodes) if n.op == "dot" and graph.axes.of[i] == (None, None) and graph.large(i)]
-    return slots and len(products) <= MOST_PRODUCTS and not any(n.op in HEAVY - {"dot"} for n in nodes)
+    return slots and len(products) <= MOST_PRODUCTS and not any(n.op in _DECAYS | HEAVY - {"dot"} for n in nodes)
 
 
 def fused(graph: Graph) -> Fused | None:
@@ -79,4 +81,4 @@ def is_cheap(graph: Graph, index: int) -> bool:
     if not graph.large(index):
         return False
     node = graph.program.nodes[index]
-    return node.op in ("dot", "mexp") or (node.op == "map" and node.attr in _CHEAP_MAPS) or node.op in ELEMENTWISE - {"map"}
+    return node.op == "dot" or (node.op == "map" and node.attr in _CHEAP_MAPS) or node.op in ELEMENTWISE - {"map"}

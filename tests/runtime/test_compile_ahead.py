@@ -29,15 +29,18 @@ class Kernel:
     def __getitem__(self, grid: object) -> Any:
         raise AssertionError(f"{self.name} was launched")
 
-    def warmup(self, *arguments: object, grid: object, **options: object) -> None:
+    def warmup(self, *arguments: object, grid: object, **options: object) -> str:
         self.seen.append((self.name, arguments, grid, options))
+        return f"{self.name} made"
 
 
 def test_launchers_run_with_stand_ins() -> None:
     module, seen = ModuleType("made"), list[Any]()
     exec(TEXT, module.__dict__)
     module.first_kernel, module.second_kernel = Kernel("first", seen), Kernel("second", seen)
-    assert compile_ahead._dry(module, Kernel)["backward"](7, {"chunk": 32}) == 7
+    names, stands = compile_ahead._dry(module, Kernel)
+    assert names["backward"](7, {"chunk": 32}) == 7
+    assert [stand.kernels for stand in stands] == [["first made"], ["second made"]]
     assert seen == [
         ("first", (7,), (8, 2), {"C": 32, "num_warps": 4}),
         ("second", (7,), (1,), {"num_warps": 2}),

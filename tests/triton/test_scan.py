@@ -116,16 +116,13 @@ def test_pieces_where_a_device_is_not_filled() -> None:
     assert piece(16, 32, 1, tiles, h200) == 32
 
 
-def test_scan_kernels_run_when_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until results of a GPU are committed; `triton` takes them with the switch, where there are any."""
+def test_scan_kernels_are_taken_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
     rule, gru = load("rules/mamba1.rule"), load("rules/gru.rule")
     here = torch.device("cpu")
     setting = Setting((("N", 4), ("V", 20)), 2, torch.float32, torch.float32, here)
     monkeypatch.setattr(triton_scan, "missing", lambda: "")
     monkeypatch.setattr(triton_token, "missing", lambda: "")
-    assert isinstance(triton_backend.prepare(rule, setting), triton_token.Compiled)
     assert isinstance(op.BACKENDS["triton-scan"].prepare(rule, setting), triton_scan.Compiled)
-    monkeypatch.setattr(triton_backend, "SCANS", True)
     assert isinstance(triton_backend.prepare(rule, setting), triton_scan.Compiled)
     dense = Setting(tuple((s, 4) for s in gru.typed.sizes), 2, torch.float32, torch.float32, here)
     assert isinstance(triton_backend.prepare(gru, dense), triton_token.Compiled)
