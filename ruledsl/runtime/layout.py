@@ -185,3 +185,13 @@ def lagged(x: Tensor, lag: int, ring: Tensor, cu_seqlens: Tensor | None) -> Tens
     position = at - bounds[owner]
     index = torch.where(position < lag, owner * kept + kept + position - lag, before.shape[1] + at - lag)
     return torch.cat([before, x], 1).index_select(1, index)
+
+
+def inner(x: Tensor) -> Tensor:
+    """[B or tokens, Hg, ...] with contiguous trailing axes: the tensor itself, or a copy."""
+    expected = 1
+    for size, stride in zip(reversed(x.shape[2:]), reversed(x.stride()[2:]), strict=True):
+        if size != 1 and stride != expected:
+            return x.contiguous()
+        expected *= size
+    return x

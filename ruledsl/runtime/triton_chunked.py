@@ -35,6 +35,7 @@ from ruledsl.runtime.chunkable import Chunkable
 from ruledsl.runtime.chunked import StateTile, carry_after, no_tokens, state_entering, state_tiles
 from ruledsl.runtime.compile_ahead import compile_ahead
 from ruledsl.runtime.errors import BackendError
+from ruledsl.runtime.layout import inner
 from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.state import open_axes
@@ -327,9 +328,8 @@ def fitting(key: str, sizes: Mapping[str, int], dtype: torch.dtype, direction: s
 
 def _flat(x: Tensor, tokens: int) -> Tensor:
     """[tokens, Hg, ...] with contiguous trailing axes; offsets inside a chunk fit 32 bits."""
-    x = x.reshape(tokens, *x.shape[2:])
-    inner = x[0, 0].is_contiguous() if x.numel() and x.dim() > 2 else True
-    return x if inner and x.stride(0) < 2**24 else x.contiguous()
+    x = inner(x.reshape(tokens, *x.shape[2:]))
+    return x if x.stride(0) < 2**24 else x.contiguous()
 
 
 @dataclass(frozen=True, slots=True)

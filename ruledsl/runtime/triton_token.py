@@ -27,6 +27,7 @@ from ruledsl.runtime import registration
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.chunked import no_tokens
 from ruledsl.runtime.errors import BackendError
+from ruledsl.runtime.layout import inner
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.state import Part, tensors_of, with_tensors
 from ruledsl.runtime.statics import carried
@@ -186,7 +187,7 @@ class TokenPlan:
     def _named(self, tensors: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
         batch, length = tensors[0].shape[:2]
         given = self._given(tensors)
-        x = {n: _inner(given[n].reshape(batch * length, *given[n].shape[2:])) for n in self.form.inputs}
+        x = {n: inner(given[n].reshape(batch * length, *given[n].shape[2:])) for n in self.form.inputs}
         x |= {n: given[n][0].contiguous() for n in self.form.params}
         states = {n: given[n].contiguous() for n in self.form.states}
         position = tensors[len(self._names)]
@@ -369,18 +370,8 @@ def step(
     """One token: reads `states` and writes `final` (which may be the same), both [B or slots, H, ...] contiguous, by
     the token program's names, and `outputs` [B, H, ...] contiguous; `position` [B or slots] if the rule reads it. Rows
     whose slot is negative are left alone."""
-    x = {n: _inner(call.inputs[n][:, 0]) for n in form.inputs} | {n: call.params[n].contiguous() for n in form.params}
+    x = {n: inner(call.inputs[n][:, 0]) for n in form.inputs} | {n: call.params[n].contiguous() for n in form.params}
     launch(form, "step", x, states, final, position, slots, outputs, call.batch, call.heads, call.sizes)
-
-
-def _inner(x: Tensor) -> Tensor:
-    """[B or tokens, Hg, ...] with contiguous trailing axes."""
-    expected = 1
-    for size, stride in zip(reversed(x.shape[2:]), reversed(x.stride()[2:]), strict=True):
-        if size != 1 and stride != expected:
-            return x.contiguous()
-        expected *= size
-    return x
 
 
 __all__ = ["Compiled", "has_form", "prepare", "prepare_step", "run", "state_name", "step", "token_text"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 from ruledsl.chunk.program import Program, Rows
@@ -37,8 +38,9 @@ class Tiles:
     slim: Loop
     heavy: Loop
 
+    @cache  # noqa: B019 - there are few choices, and every call asks
     def plan(self) -> dict[str, Any]:
-        """As launchers look it up."""
+        """As launchers look it up. Not to be changed."""
         return asdict(self)
 
     @classmethod

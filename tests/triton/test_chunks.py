@@ -55,6 +55,13 @@ FORMS = {
     "params": "state S[V, K]\ninput q[K], k[K], v[V], x\nparam A in [0, inf), w[K]\n"
     "S = exp(-exp(A)*softplus(x))*S + v (k .* w)^T\noutput o = S q",
 }
+# no decay and no read: no state is kept for the backward pass
+ALONE = {
+    "read by columns": "state S[V, K]\ninput w[V], k[K], v[V]\nS = S + v k^T\noutput o = S^T w",
+    "feature maps": "state S[V, K]\ninput q[K], k[K], v[V]\nS = S + v (exp(k))^T\noutput o = S exp(q) / sqrt(K)",
+    "two writes": "state S[V, K]\ninput q[K], k[K], x[K], v[V], w[V]\nS = S + v k^T + w x^T\noutput o = S q",
+    "of its own output": "state S[V, K]\ninput q[K], k[K], v[V]\nS = S + v k^T\noutput o = (S q) .* v",
+}
 COUPLED = {
     "a circle with reads": "state S[V, K], M[V, K]\ninput q[K], k[K], p[K], v[V], u[V], a in [-1, 1], m in [0, 1], b, c\n"
     "S = a*S - b*M + c*(v - S k) k^T\nM = b*prev(S) + m*M + (u - M p) p^T\noutput o = S q\noutput y = M q",
@@ -120,6 +127,12 @@ def test_several_states(tmp_path: Path) -> None:
 
 def test_unusual_states_and_functions(tmp_path: Path) -> None:
     right([{"rule": text, "length": 18} for text in FORMS.values()], tmp_path)
+
+
+def test_without_states_in_memory(tmp_path: Path) -> None:
+    cases: list[dict[str, Any]] = [{"rule": text, "length": 40, "sizes": {"V": 20, "K": 40}} for text in ALONE.values()]
+    more = {"packed": [1, 40, 0, 20], "tail": 3, "sizes": {"K": 20, "V": 130}}
+    right([*cases, *({"rule": text} | more for text in ALONE.values())], tmp_path)
 
 
 def test_coupled_states(tmp_path: Path) -> None:
