@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,12 +14,23 @@ Stamp = tuple[int, int] | None  # modification time and size; None: there is no 
 
 
 def watch(paths: Iterable[Path], check: Callable[[], object], wait: Callable[[float], None] = time.sleep) -> None:
-    """Calls `check` at once and after every change. Returns at KeyboardInterrupt."""
+    """Calls `check` at once and after every change. Returns at KeyboardInterrupt, also at one that a check did not let
+    through: what runs in the middle of it may catch everything."""
     files = list(paths)
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    own = signal.signal(signal.SIGINT, interrupt)
     try:
         while True:
             before = [_stamp(path) for path in files]
             check()
+            if interrupted:
+                raise KeyboardInterrupt
             names = ", ".join(map(str, files))
             print(f"\nwatching {names} (Ctrl-C ends)", flush=True)
             while (now := [_stamp(path) for path in files]) == before:
@@ -29,6 +41,8 @@ def watch(paths: Iterable[Path], check: Callable[[], object], wait: Callable[[fl
             print(f"\n{', '.join(changed)} changed\n", flush=True)
     except KeyboardInterrupt:
         print()
+    finally:
+        signal.signal(signal.SIGINT, own)
 
 
 def _stamp(path: Path) -> Stamp:

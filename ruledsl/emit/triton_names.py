@@ -13,7 +13,7 @@ from ruledsl.lang.typed import Dim, DimOp, Type
 
 _TAKEN = frozenset(
     """
-    C H OP IP LEVELS ROWS BLOCK BLOCKS
+    C H OP IP LEVELS ROWS BLOCK BLOCKS STAGES
     row token valid real place position chunk sequence head block begin end back count start first last entered
     starts counts places begins ends firsts lasts tl triton torch inputs initial chunks sizes plan tables tokens device dtype outputs
     count sequences forward backward sweep reverse gradients strided power kernel

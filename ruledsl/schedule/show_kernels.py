@@ -30,8 +30,9 @@ def text(kernels: Kernels, forward: Program, gradient: Program, tiles: tuple[Til
 def _kernel(kernel: Kernel, program: Program) -> list[str]:
     how = "one program per chunk and head"
     if kernel.mode == "serial":
+        side = "columns" if kernel.columns else "rows"
         order = "last chunk first" if kernel.reverse else "chunk after chunk"
-        how = f"one program per sequence, head{' and block of state rows' if kernel.split else ''}; {order}"
+        how = f"one program per sequence, head{f' and block of state {side}' if kernel.split else ''}; {order}"
     lines = [f"  {kernel.name:<16} {kernel.purpose}", f"    runs     {how}"]
     lines += _list("reads", (_buffer(b, program) for b in kernel.reads))
     lines += _list("writes", (_buffer(b, program) for b in kernel.writes))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,20 @@ def test_it_looks_until_it_is_interrupted(tmp_path: Path, capsys: pytest.Capture
     assert seen == ["one", "second", "-", "third one"]
     said = capsys.readouterr().out
     assert said.count("Ctrl-C ends") == 4 and said.count("changed") == 3
+
+
+def test_an_interrupt_that_a_check_swallows_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "a.rule"
+    path.write_text("one")
+    before = signal.getsignal(signal.SIGINT)
+
+    def check() -> None:
+        with suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+
+    watch([path], check, lambda seconds: pytest.fail("it went on"))
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_command(tmp_path: Path) -> None:

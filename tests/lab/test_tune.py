@@ -178,13 +178,13 @@ def fake(request: Request) -> Outcome:
 
 def test_each_direction_gets_its_own_best() -> None:
     heard: list[str] = []
-    found = tune(rule("linear"), (SHAPE, replace(SHAPE, batch=2)), "bf16", CPU, 1, fake, heard.append)
+    found = tune(rule("delta"), (SHAPE, replace(SHAPE, batch=2)), "bf16", CPU, 1, fake, heard.append)
     assert found.best is not None and found.best.outcome.status == "timed"
     assert found.shipped.outcome.status == "wrong"  # 64 rows, three stages: the first of the shipped ones
     best = found.best.choice
     assert (best.forward.chunk, best.forward.serial.warps) == (64, 4)
     assert (best.backward.chunk, best.backward.rows.warps) == (16, 2)
-    assert len(heard) == len(found.trials) == len({t.choice for t in found.trials}) < 40
+    assert len(heard) == len(found.trials) == len({t.choice for t in found.trials}) < 60
 
 
 def test_what_is_not_faster_replaces_nothing() -> None:

@@ -63,6 +63,22 @@ def test_jvp_is_refused(x: dict[str, Tensor]) -> None:
         torch.func.jvp(lambda q: run(x, q=q), (x["q"],), (x["q"],))
 
 
+@pytest.mark.parametrize("used", [(0,), (1,), (0, 1)], ids=["output", "state", "both"])
+def test_what_is_not_used_has_no_gradient_of_its_own(x: dict[str, Tensor], used: tuple[int, ...]) -> None:
+    """What a call keeps for the backward pass gets none either."""
+
+    def gradients(backend: str) -> list[Tensor]:
+        leaves = {n: v.detach().requires_grad_() for n, v in x.items()}
+        found = rule("gated_delta")(**leaves, backend=backend, return_state=True)
+        given = torch.autograd.grad(
+            sum(found[i].square().sum() for i in used), list(leaves.values()), allow_unused=True
+        )
+        return [torch.zeros_like(v) if g is None else g for g, v in zip(given, leaves.values(), strict=True)]
+
+    for found, wanted in zip(gradients("torch"), gradients("recurrent"), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+
+
 def test_func_grad(x: dict[str, Tensor]) -> None:
     a, b = (torch.func.grad(lambda q, be=be: run(x, be, q=q).square().sum())(x["q"]) for be in ("torch", "recurrent"))
     assert error(a, b) < 1e-12

@@ -31,7 +31,7 @@ NAMES = {
     "endings": "state S_t[B_K, K]\ninput S_next[K], i_K[K], token[B_K], spans in (0, 1]\nS_t = spans*S_t + token i_K^T\n"
     "let x = S_t S_next\noutput inputs = x .* token",
     "sizes": "state S[C, T]\ninput q[T], k[T] unit, v[C], a in (0, 1]\nS = a*S + (v - S k) k^T\noutput o = S q / sqrt(T)",
-    "more sizes": "state S[S_, N]\ninput q[N], k[N] unit, v[S_], a[N] in (0, 1]\nS = S diag(a) + v k^T\noutput o = S q / sqrt(N)",
+    "more sizes": "state S[S_, STAGES]\ninput q[STAGES], k[STAGES] unit, v[S_], a[STAGES] in (0, 1]\nS = S diag(a) + v k^T\noutput o = S q / sqrt(STAGES)",
 }
 # rows are split over programs for the first state that has rows; the others must be whole, or stop the split
 STATES = {
