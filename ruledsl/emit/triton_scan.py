@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 from ruledsl.chunk.program import Port, PortKind, ResultKind
 from ruledsl.emit.kernel_text import kernel, used_lines
+from ruledsl.emit.token_kernels import Held, Module, member
 from ruledsl.emit.token_tiles import CHANGING, Body
 from ruledsl.emit.triton_spelling import literal
-from ruledsl.emit.triton_token import Held, Module, member
+from ruledsl.emit.triton_token import kernel_arguments, size_lines
 from ruledsl.schedule.token_split import Split
 
 
@@ -58,7 +59,7 @@ def walk_text(walk: Walk, sizes: Mapping[str, int]) -> WalkText:
     module = _Scan(walk, sizes)
     for _ in range(2):  # every size has its label before the kernel is written
         lines = used_lines(module.back() if walk.back else module.forward())
-    arguments, constants = module._arguments(lines)
+    arguments, constants = kernel_arguments(module, lines)
     text = f"{kernel(walk.name, arguments, constants, lines)}\n\n\n{module.launcher(arguments, constants)}"
     space, programs = module.space, (walk.split.forward.program, walk.split.gradient.program)
     n = space.number(space.cut) if space.cut is not None else 1
@@ -302,7 +303,7 @@ class _Scan(Module):
         known = "".join(f"{c}={special.get(c, c)}, " for c in constants)
         lines = [
             f'"""{_SAID[self.walk.back]}"""',
-            *self._size_lines(),
+            *size_lines(self),
             "S = bounds.shape[0] - 1",
             f"{name}_kernel[(S * H, {'BLOCKS' if self.cut else '1'})](",
             f"    {', '.join(e for _, e in arguments)},",
