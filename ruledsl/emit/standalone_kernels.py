@@ -16,7 +16,7 @@ from ruledsl.emit.triton_names import tensor_key
 from ruledsl.emit.triton_text import kernel_texts
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Dim
-from ruledsl.schedule.kernels import Kernels
+from ruledsl.schedule.kernels import Kernels, Mode
 from ruledsl.schedule.tiles import Tiles
 
 IMPORTS = "import triton\nimport triton.language as tl\nfrom triton.runtime.errors import OutOfResources"
@@ -43,9 +43,11 @@ class KernelForm:
     @property
     def settings(self) -> str:
         """What the functions around the kernels look up."""
-        entries = "".join(f"    {t.plan()},\n" for t in dict.fromkeys(self.tiles))
+        kernels = (*self.kernels.forward, *self.kernels.backward)
+        kinds = [Mode.SERIAL, *sorted({k.load for k in kernels if k.mode is Mode.CHUNK})]
+        entries = "".join(f"    {row},\n" for row in dict.fromkeys(_row(t, kinds) for t in self.tiles))
         return (
-            "# tokens of a chunk; by kind of kernel: warps, rows or columns of a tile, stages of loads; the first that fits is taken\n"
+            "# tokens of a chunk, and how each kind of kernel runs; the first that fits is taken\n"
             f"TILES = (\n{entries})\n"
             "OPERANDS = torch.float32  # of the products; torch.bfloat16 is faster and rounds\n"
             f"{DEVICE}"
@@ -53,6 +55,12 @@ class KernelForm:
 
 
 _HOST = ("ChunkTables", "launch", "Kernels")
+
+
+def _row(tiles: Tiles, kinds: Sequence[str]) -> str:
+    loops = ((kind, getattr(tiles, kind)) for kind in kinds)
+    said = (f"{quoted(kind)}: Loop({x.warps}, {x.side}, {x.stages})" for kind, x in loops)
+    return f"{{{quoted('chunk')}: {tiles.chunk}, {', '.join(said)}}}"
 
 
 def opened(
@@ -112,5 +120,6 @@ def run_kernels(rule: typed.Rule, held: Carried, token: TokenForm, form: KernelF
         f"    return {{{', '.join(outputs)}}}, {{**state, {', '.join(leaving)}}}",
     ]
     lagged = any(p.lag for p in ports.values())
-    host = [host_functions()[name] for name in (*_HOST, *["lagged"] * lagged)]
-    return [*form.text, form.settings, *host, "\n".join(lines)]
+    host = host_functions()
+    around = [host[name] for name in (*_HOST, *["lagged"] * lagged)]
+    return [*form.text, host["Loop"], form.settings, *around, "\n".join(lines)]

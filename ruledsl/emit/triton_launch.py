@@ -107,7 +107,7 @@ def _blocks(definitions: Sequence[Definition]) -> list[str]:
     sizes = dict.fromkeys(
         dim_name(d.frame.row_size) for d in definitions if d.frame.row_size is not None and d.serial
     )
-    return [f'BLOCK_{name} = min(plan["serial"]["side"], max(16, B_{name}))' for name in sizes]
+    return [f'BLOCK_{name} = min(plan["serial"].side, max(16, B_{name}))' for name in sizes]
 
 
 # ------------------------------------------------------------------------------------------------ allocation
@@ -179,10 +179,10 @@ def _launch(d: Definition) -> list[str]:
     block = f"BLOCK_{rows}" if split else f"max(16, B_{rows})"
     loop = f'plan["{Mode.SERIAL if d.serial else kernel.load}"]'
     if not d.serial:
-        block = f'min({loop}["side"], {f"B_{rows}" if kernel.columns else f"max(16, B_{rows})"})'
-    given = {"ROWS": rows, "BLOCK": block, "BLOCKS": f"-(-{rows} // {block})", "STAGES": f'{loop}["stages"]'}
+        block = f'min({loop}.side, {f"B_{rows}" if kernel.columns else f"max(16, B_{rows})"})'
+    given = {"ROWS": rows, "BLOCK": block, "BLOCKS": f"-(-{rows} // {block})", "STAGES": f"{loop}.stages"}
     values += [f"{c}={given.get(c, c)}" for c in d.constants]
-    values += [f'num_warps={loop}["warps"]', f"""num_stages={f'{loop}["stages"]' if d.serial else 1}"""]
+    values += [f"num_warps={loop}.warps", f"num_stages={f'{loop}.stages' if d.serial else 1}"]
     blocks = f"-(-{rows} // {block})" if kernel.split and rows != "1" else "1"
     grid = f"(sequences * H, {blocks})" if d.serial else "(count, H)"
     return wrapped(f"{kernel.name}_kernel[{grid}](", values, ")")

@@ -4,8 +4,15 @@ uses nothing but torch, triton and others of this file; the module defines TILES
 import torch
 from triton.runtime.errors import OutOfResources
 
-TILES = ()  # (tokens of a chunk, rows of the state, columns, warps of chunk kernels, of serial kernels, stages), best first
+TILES = ()  # {"chunk": tokens, kind of kernel: Loop}, best first
 OPERANDS = torch.float32  # of the products
+
+
+class Loop:
+    """How a kernel runs: warps, rows or columns of a tile at once, stages of the loads."""
+
+    def __init__(self, warps, side, stages):
+        self.warps, self.side, self.stages = warps, side, stages
 
 
 class ChunkTables:

@@ -8,8 +8,7 @@ bf16 (benchmarks/NOTES.md); elsewhere the choices keep a chunk's widest tile and
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ruledsl.chunk.program import Program, Rows
@@ -38,14 +37,13 @@ class Tiles:
     slim: Loop
     heavy: Loop
 
-    @cache  # noqa: B019 - there are few choices, and every call asks
-    def plan(self) -> dict[str, Any]:
-        """As launchers look it up. Not to be changed."""
-        return asdict(self)
+    def plan(self) -> dict[str, int | Loop]:
+        """As launchers look it up."""
+        return {"chunk": self.chunk} | {name: getattr(self, name) for name in LOADS}
 
     @classmethod
     def read(cls, x: Mapping[str, Any]) -> Tiles:
-        """The reverse of `plan`."""
+        """The reverse of `dataclasses.asdict`."""
         values: dict[str, Any] = {n: Loop(**v) if isinstance(v, Mapping) else v for n, v in x.items()}
         return cls(**values)
 
