@@ -27,17 +27,18 @@ def compile_ahead(module: ModuleType, launcher: str, arguments: tuple[Any, ...])
     if interpreted or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
         return
     names, stands = _dry(module, JITFunction)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with suppress(Exception), ThreadPoolExecutor(os.cpu_count()) as pool:
         with triton.AsyncCompileMode(pool, ignore_errors=True):
             names[launcher](*arguments)
         list(pool.map(_build_launcher, [kernel for stand in stands for kernel in stand.kernels]))
 
 
 def _build_launcher(kernel: Any) -> None:
+    """`kernel`: compiled, or what will be, if the compiler has no fault to find with it."""
     from triton.runtime import driver
 
-    with suppress(Exception):
-        compiled = kernel.result(ignore_errors=True) if hasattr(kernel, "result") else kernel
+    compiled = kernel.result(ignore_errors=True) if hasattr(kernel, "result") else kernel
+    if compiled is not None:
         driver.active.launcher_cls(compiled.src, compiled.metadata)
 
 
