@@ -6,9 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from ruledsl.emit.names import quoted
-from ruledsl.lang.typed import Dim, DimOp
-
 
 def used_lines(lines: list[str], effects: Sequence[str] = ()) -> list[str]:
     """Without the assignments of single names that nothing reads, unless they call one of `effects`, and without the branches
@@ -40,14 +37,3 @@ def kernel(name: str, arguments: list[tuple[str, str]], constants: list[str], li
     known = ", ".join(f"{c}: tl.constexpr" for c in constants)
     body = "\n".join("    " + line for line in lines)
     return f"@triton.jit\ndef {name}_kernel(\n    {values},\n    {known + ',' if known else ''}\n):\n{body}"
-
-
-def size_text(dim: Dim) -> str:
-    """A size by the names in `sizes`."""
-    match dim:
-        case int():
-            return str(dim)
-        case str():
-            return f"sizes[{quoted(dim)}]"
-        case DimOp(op, left, right):
-            return f"({size_text(left)} {'//' if op == '/' else op} {size_text(right)})"

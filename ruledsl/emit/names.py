@@ -5,7 +5,9 @@ from __future__ import annotations
 import builtins
 import keyword
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+from ruledsl.lang.typed import Dim, DimOp
 
 RESERVED = frozenset(
     {
@@ -66,6 +68,17 @@ def quoted(name: str) -> str:
     """A Python string literal in double quotes, ASCII only."""
     body = name.encode("unicode_escape").decode("ascii").replace('"', '\\"')
     return f'"{body}"'
+
+
+def size_text(size: Dim, name: Callable[[str], str]) -> str:
+    """A size as an integer expression; `name`: what stands for a size that the rule names."""
+    match size:
+        case int():
+            return str(size)
+        case str():
+            return name(size)
+        case DimOp(op, left, right):
+            return f"({size_text(left, name)} {'//' if op == '/' else op} {size_text(right, name)})"
 
 
 class Names:

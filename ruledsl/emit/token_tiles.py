@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ruledsl.chunk.program import Axis, Node, Port, PortKind, Program, Rows
 from ruledsl.chunk.unsupported import UnsupportedForm
+from ruledsl.emit.names import size_text
 from ruledsl.emit.triton_spelling import literal, spell
 from ruledsl.lang.typed import Dim, DimOp, Type, dim_value
 from ruledsl.schedule.token_split import Marked
@@ -444,10 +445,4 @@ class Body:
 
     def _number(self, dim: Dim) -> str:
         """A size as an expression."""
-        match dim:
-            case int():
-                return str(dim)
-            case str():
-                return f"n{self.space.label(dim)}"
-            case DimOp(op, left, right):
-                return f"({self._number(left)} {'//' if op == '/' else op} {self._number(right)})"
+        return size_text(dim, lambda name: f"n{self.space.label(name)}")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ruledsl.chunk.program import Axis, Node, Program, Rows
+from ruledsl.emit.names import size_text
 from ruledsl.lang.functions import TABLE
 from ruledsl.lang.typed import Dim, DimOp
 
@@ -82,13 +83,7 @@ class Scope:
 
     def dim(self, size: Dim) -> str:
         """A size as an integer expression."""
-        match size:
-            case int():
-                return str(size)
-            case str():
-                return self.sizes[size]
-            case DimOp(op, left, right):
-                return f"({self.dim(left)} {'//' if op == '/' else op} {self.dim(right)})"
+        return size_text(size, self.sizes.__getitem__)
 
     def axis(self, size: Axis) -> str:
         if isinstance(size, Rows):

@@ -8,6 +8,7 @@ import re
 from typing import assert_never
 
 from ruledsl.chunk.program import Port, PortKind, Result, ResultKind
+from ruledsl.emit.names import size_text
 from ruledsl.emit.triton_expression import product
 from ruledsl.lang.typed import Dim, DimOp, Type
 
@@ -54,13 +55,7 @@ def _part(dim: Dim) -> str:
 
 def dim_text(dim: Dim) -> str:
     """A size as an expression over the sizes' names."""
-    match dim:
-        case int():
-            return str(dim)
-        case str():
-            return safe(dim)
-        case DimOp(op, left, right):
-            return f"({dim_text(left)} {'//' if op == '/' else op} {dim_text(right)})"
+    return size_text(dim, safe)
 
 
 def width(type_: Type) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ruledsl.chunk.program import PortKind
 from ruledsl.chunk.unsupported import UnsupportedForm
-from ruledsl.emit.kernel_text import kernel, size_text, used_lines
-from ruledsl.emit.names import quoted
+from ruledsl.emit.kernel_text import kernel, used_lines
+from ruledsl.emit.names import quoted, size_text
 from ruledsl.emit.token_kernels import Module
 from ruledsl.emit.token_tiles import name_of
 from ruledsl.schedule.token_split import Split
@@ -109,7 +109,7 @@ def kernel_arguments(module: Module, lines: list[str]) -> tuple[list[tuple[str, 
 def size_lines(module: Module) -> list[str]:
     lines = []
     for dim, label in module.space.labels.items():
-        lines.append(f"n{label} = {size_text(dim)}")
+        lines.append(f"n{label} = {size_text(dim, lambda name: f'sizes[{quoted(name)}]')}")
         lines.append(
             f"B{label} = {'max(16, ' if dim in module.space.wide else ''}triton.next_power_of_2(n{label}){')' if dim in module.space.wide else ''}"
         )
