@@ -16,7 +16,7 @@ from ruledsl.emit.triton_names import tensor_key
 from ruledsl.emit.triton_text import kernel_texts
 from ruledsl.lang import typed
 from ruledsl.lang.typed import Dim
-from ruledsl.schedule.kernels import Kernels, Mode
+from ruledsl.schedule.kernels import Kernels
 from ruledsl.schedule.tiles import Tiles
 
 IMPORTS = "import triton\nimport triton.language as tl\nfrom triton.runtime.errors import OutOfResources"
@@ -43,9 +43,7 @@ class KernelForm:
     @property
     def settings(self) -> str:
         """What the functions around the kernels look up."""
-        kernels = (*self.kernels.forward, *self.kernels.backward)
-        kinds = [Mode.SERIAL, *sorted({k.load for k in kernels if k.mode is Mode.CHUNK})]
-        entries = "".join(f"    {row},\n" for row in dict.fromkeys(_row(t, kinds) for t in self.tiles))
+        entries = "".join(f"    {row},\n" for row in dict.fromkeys(_row(t, self.kernels.kinds) for t in self.tiles))
         return (
             "# tokens of a chunk, and how each kind of kernel runs; the first that fits is taken\n"
             f"TILES = (\n{entries})\n"

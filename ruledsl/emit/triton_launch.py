@@ -175,11 +175,11 @@ def _launch(d: Definition) -> list[str]:
         values += [f'{_states(kernel)}["{c.state}"]', f"{kernel.name}_{safe(c.state)}"]
     values += [f"chunks.{table}" for table in d.tables] + ["H"]
     rows = dim_name(d.frame.row_size) if d.frame.row_size is not None else "1"
-    split = not d.serial or kernel.split
-    block = f"BLOCK_{rows}" if split else f"max(16, B_{rows})"
     loop = f'plan["{Mode.SERIAL if d.serial else kernel.load}"]'
-    if not d.serial:
-        block = f'min({loop}.side, {f"B_{rows}" if kernel.columns else f"max(16, B_{rows})"})'
+    if d.serial:
+        block = f"BLOCK_{rows}" if kernel.split else f"max(16, B_{rows})"
+    else:
+        block = f"min({loop}.side, {f'B_{rows}' if kernel.columns else f'max(16, B_{rows})'})"
     given = {"ROWS": rows, "BLOCK": block, "BLOCKS": f"-(-{rows} // {block})", "STAGES": f"{loop}.stages"}
     values += [f"{c}={given.get(c, c)}" for c in d.constants]
     values += [f"num_warps={loop}.warps", f"num_stages={f'{loop}.stages' if d.serial else 1}"]

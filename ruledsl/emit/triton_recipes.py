@@ -96,11 +96,10 @@ class Recipes:
         """The `input` node whose memory a node is read from: its own, or what it clears padding tokens of."""
         node = self.frame.node(index)
         if node.op == "select" and self._is_padding(node):
-            zero, index = (self.frame.node(i) for i in node.args[2:3]), node.args[3]
+            filler, index = self.frame.node(node.args[2]), node.args[3]
             node = self.frame.node(index)
-            if any(z.op != "const" or number(z) != 0.0 for z in zero):
-                return None
-            if node.op != "input" or self.frame.program.port(node).kind is not PortKind.INPUT:
+            of_tokens = node.op == "input" and self.frame.program.port(node).kind is PortKind.INPUT
+            if not of_tokens or filler.op != "const" or number(filler) != 0.0:
                 return None
         return index if node.op == "input" else None
 

@@ -258,8 +258,7 @@ def _hash(rule: typed.Rule) -> str:
 
 def _autocast(spec: RuleSpec, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Under autocast, vectors without a declared range go to its dtype; gates (scalars, ranged vectors) stay."""
-    devices = {x.device.type for x in tensors.values() if isinstance(x, Tensor)}
-    if not any(_has_autocast(d) and torch.is_autocast_enabled(d) for d in devices):
+    if not any(map(_casts, {x.device.type for x in tensors.values() if isinstance(x, Tensor)})):
         return dict(tensors)
     cast = {e.name for e in spec.inputs if not e.type.is_scalar and e.interval is None}
     return {name: _autocast_one(x) if name in cast and isinstance(x, Tensor) else x for name, x in tensors.items()}
@@ -273,8 +272,12 @@ def _has_autocast(device: str) -> bool:
 
 def _autocast_one(x: Tensor) -> Tensor:
     device = x.device.type
-    on = x.dtype in (torch.float32, torch.float16, torch.bfloat16) and _has_autocast(device)
-    return x.to(torch.get_autocast_dtype(device)) if on and torch.is_autocast_enabled(device) else x
+    eligible = x.dtype in (torch.float32, torch.float16, torch.bfloat16) and _casts(device)
+    return x.to(torch.get_autocast_dtype(device)) if eligible else x
+
+
+def _casts(device: str) -> bool:
+    return _has_autocast(device) and torch.is_autocast_enabled(device)
 
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:

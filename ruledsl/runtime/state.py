@@ -151,6 +151,11 @@ def tensors_of(carry: Carry) -> dict[str, Tensor]:
     }
 
 
+def position_of(carry: Carry, sequences: int, device: torch.device) -> Tensor:
+    """How many tokens each sequence has had, int64; any numbers where the rule does not ask, and nothing reads them."""
+    return carry.t if carry.t is not None else torch.empty(sequences, dtype=torch.int64, device=device)
+
+
 def with_tensors(carry: Carry, tensors: Mapping[str, Tensor], tokens: int | Tensor) -> Carry:
     """The inverse of `tensors_of`, `tokens` (a number, or for each sequence) later."""
     return Carry(

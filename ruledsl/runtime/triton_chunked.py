@@ -38,7 +38,7 @@ from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.layout import inner
 from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.setting import Setting
-from ruledsl.runtime.state import open_axes
+from ruledsl.runtime.state import open_axes, position_of
 from ruledsl.runtime.token import Carry
 from ruledsl.runtime.triton_build import build
 from ruledsl.schedule.cut import cut
@@ -374,7 +374,7 @@ def run(compiled: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None)
     params = [call.params[p.name].float()[None] for p in form.params]
     states = [state_entering(carry, s).float() for s in form.states]
     sequences = call.batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    position = carry.t if carry.t is not None else torch.empty(sequences, dtype=torch.int64, device=call.device)  # not read
+    position = position_of(carry, sequences, call.device)
     packing = [] if cu_seqlens is None else [cu_seqlens]
     found = registration.run(compiled.key, [*inputs, *params, *states, position, *packing])
     outputs = {}

@@ -29,7 +29,7 @@ from ruledsl.runtime.chunked import no_tokens
 from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.layout import inner
 from ruledsl.runtime.setting import Setting
-from ruledsl.runtime.state import Part, tensors_of, with_tensors
+from ruledsl.runtime.state import Part, position_of, tensors_of, with_tensors
 from ruledsl.runtime.statics import carried
 from ruledsl.runtime.token import Carry
 from ruledsl.runtime.triton_build import build
@@ -324,7 +324,7 @@ def run(compiled: Registered, call: Call, carry: Carry, cu_seqlens: Tensor | Non
     entering = tensors_of(carry)
     states = [entering[n].float() for n in form.states]
     sequences = call.batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    position = carry.t if carry.t is not None else torch.empty(sequences, dtype=torch.int64, device=call.device)  # not read
+    position = position_of(carry, sequences, call.device)
     packing = [] if cu_seqlens is None else [cu_seqlens]
     found = registration.run(compiled.key, [*inputs, *params, *states, position, *packing])
     outputs = {}

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -130,19 +130,18 @@ def clear() -> int:
 
 def _are_tiles(x: Any) -> bool:
     """Integers under the fields' names: powers of two, and a few stages. What they are worth, a launch will tell."""
-    if not isinstance(x, dict) or set(x) != {"chunk", *LOADS}:
+    try:
+        tiles = Tiles.read(x)
+    except (AttributeError, TypeError):  # other fields
         return False
-    wanted = {f.name for f in fields(Loop)}
-    loops = [x[name] for name in LOADS]
-    if any(not isinstance(y, dict) or set(y) != wanted for y in loops):
+    loops = [getattr(tiles, name) for name in LOADS]
+    if not all(isinstance(y, Loop) for y in loops):
         return False
-    numbers = [x["chunk"], *(n for y in loops for n in y.values())]
-    if any(type(n) is not int for n in numbers):
+    sides, warps, stages = [tiles.chunk, *(y.side for y in loops)], [y.warps for y in loops], [y.stages for y in loops]
+    if any(type(n) is not int for n in (*sides, *warps, *stages)):
         return False
-    powers = [x["chunk"], *(n for y in loops for n in (y["warps"], y["side"]))]
-    sides = [x["chunk"], *(y["side"] for y in loops)]
-    whole = all(1 <= n <= 256 and n & (n - 1) == 0 for n in powers) and min(sides) >= 16
-    return whole and x["chunk"] <= 64 and all(1 <= y["stages"] <= 8 for y in loops)
+    powers = all(1 <= n <= 256 and n & (n - 1) == 0 for n in (*sides, *warps))
+    return powers and min(sides) >= 16 and tiles.chunk <= 64 and all(1 <= n <= 8 for n in stages)
 
 
 def _file_name(described: Mapping[str, Any]) -> str:

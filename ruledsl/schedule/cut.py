@@ -28,13 +28,13 @@ from ruledsl.schedule.kernels import Buffer, Carry, Kernel, Kernels, Mode
 from ruledsl.schedule.stages import Ahead, blocks, column_sums, gate_arguments, load, row_sums, stages
 
 _PURPOSE = {
-    "forward": "Chunk after chunk, the state in registers: outputs and the final state.",
-    "sweep": "The states again, chunk after chunk; keeps the one that enters each chunk.",
-    "reverse": "The gradient of the state, last chunk first; keeps the one of the state that leaves each chunk.",
     Mode.SOLVE: "The inverse of every chunk's system.",
     Mode.LEVELS: "Products of the decays inside blocks of tokens.",
     Mode.GATE: "The gradient of the decays.",
 }
+_FORWARD = "Chunk after chunk, the state in registers: outputs and the final state."
+_SWEEP = "The states again, chunk after chunk; keeps the one that enters each chunk."
+_REVERSE = "The gradient of the state, last chunk first; keeps the one of the state that leaves each chunk."
 _AFTER = "Outputs of every chunk, from the state that enters it."
 _GRADIENTS = (
     "Gradients of every chunk's inputs, from the state that enters it and the gradient of the state that leaves it."
@@ -59,9 +59,8 @@ def _serial_alone(graph: Graph, whole: Fused) -> tuple[Kernel, ...]:
     cutter = Cutter(graph, "gradient")
     for (kind, along), results in whole.serial.items():
         name = "sweep" if kind is PortKind.STATE else "reverse"
-        cutter.serial(
-            name if along == graph.rows else f"{name}_columns", _carries(graph, kind), list(results), keep="", along=along
-        )
+        name += "" if along == graph.rows else "_columns"
+        cutter.serial(name, _ALONE, _carries(graph, kind), list(results), keep="", along=along)
     cutter.ahead("gradients", (), whole.rest, _GRADIENTS)
     return tuple(cutter.kernels)
 
@@ -73,7 +72,7 @@ def _forward(graph: Graph, inline: bool) -> tuple[Kernel, ...]:
     inside = [r for r in outputs if not graph.mixes_rows([r.node], carried)]
     after = [r for r in outputs if r not in inside]
     cutter = Cutter(graph, "forward")
-    cutter.serial("forward", carries, inside, keep="enter" if after else "", along=graph.rows if inline else None)
+    cutter.serial("forward", _FORWARD, carries, inside, keep="enter" if after else "", along=graph.rows if inline else None)
     cutter.ahead("forward_after", (), after, _AFTER)
     return tuple(cutter.kernels)
 
@@ -94,11 +93,11 @@ def _backward(graph: Graph, there: dict[int, Buffer]) -> tuple[Kernel, ...]:
     if states:
         again = _again(graph, swept, [*wanted, *(c.leave for c in cotangents)], entering)
         later = Later([*(c.leave for c in cotangents), *(r.node for r in early)], {c.enter for c in cotangents})
-        cutter.serial("sweep", states, [], keep="enter", also=again, later=later)
+        cutter.serial("sweep", _SWEEP, states, [], keep="enter", also=again, later=later)
     if cotangents:
         gradients = [r for r in gradients if r not in early]
         again = _again(graph, back, [r.node for r in gradients], {c.enter for c in cotangents} | set(cutter.memory))
-        cutter.serial("reverse", cotangents, early, keep="leave", also=again)
+        cutter.serial("reverse", _REVERSE, cotangents, early, keep="leave", also=again)
     cutter.ahead("gradients", (), gradients, _GRADIENTS)
     return tuple(cutter.kernels)
 
@@ -168,8 +167,8 @@ class Cutter:
     levels: dict[int, Buffer] = field(default_factory=dict)  # level products, by the node of the decay
 
     def serial(
-        self, name: str, carries: tuple[Carry, ...], results: list[Result], keep: str, also: Iterable[int] = (),
-        later: Later | None = None, along: int | None = None,
+        self, name: str, purpose: str, carries: tuple[Carry, ...], results: list[Result], keep: str,
+        also: Iterable[int] = (), later: Later | None = None, along: int | None = None,
     ) -> None:  # fmt: skip
         """A serial kernel and what is made ahead of it. `keep`: word for the buffers of the values that enter each chunk,
         "" if they are not kept; `also`: nodes to keep; `later`: what crosses into that kernel is made at the same time; `along`:
@@ -195,9 +194,9 @@ class Cutter:
         kept = tuple(Buffer(f"{keep}_{c.state}", c.enter, True) for c in carries) if keep else (None,) * len(carries)
         writes = tuple(Buffer(f"{name}_{graph.word(i)}_{i}", i, True) for i in also)
         self.kernels.append(Kernel(
-            name, self.program, Mode.SERIAL, _PURPOSE[name] if keep or name == "forward" else _ALONE, reads, writes,
-            tuple(results), tuple(replace(c, keep=b) for c, b in zip(carries, kept, strict=True)), name.startswith("reverse"),
-            split, graph.rows if along is None else along, along not in (None, graph.rows),
+            name, self.program, Mode.SERIAL, purpose, reads, writes, tuple(results),
+            tuple(replace(c, keep=b) for c, b in zip(carries, kept, strict=True)), name.startswith("reverse"), split,
+            graph.rows if along is None else along, along not in (None, graph.rows),
         ))  # fmt: skip
         self.memory |= {b.node: b for b in (*writes, *kept) if b is not None}
 

@@ -65,14 +65,13 @@ def fused(graph: Graph) -> Fused | None:
 
 
 def _axis(graph: Graph, wanted: list[int], carried: set[int]) -> int | None:
-    """An axis class of the carried states that the wanted nodes have and that making them does not contract."""
-    made = graph.ancestors(wanted, carried)
-    gone = {graph.axes.contracted(graph.program, i) for i in made - carried} | set(graph.axes.mixed)
+    """An axis class that the carried states and the last of the wanted nodes have and that making all of them does not mix."""
     for place in (0, 1):
-        classes = {graph.axes.of[i][place] for i in carried}
-        found = next(iter(classes))
-        if len(classes) == 1 and found is not None and found not in gone and found in graph.axes.of[wanted[-1]]:
-            return found
+        (axis, *others) = {graph.axes.of[i][place] for i in carried}
+        if axis is None or others or axis not in graph.axes.of[wanted[-1]]:
+            continue
+        if not graph.mixes(axis, wanted, carried):
+            return axis
     return None
 
 

@@ -119,12 +119,15 @@ class Graph:
 
     def mixes_rows(self, targets: Iterable[int], known: Iterable[int]) -> bool:
         """Does computing the targets contract (or permute) rows of the state?"""
-        if self.rows is None:
-            return False
-        if self.rows in self.axes.mixed:
+        return self.rows is not None and self.mixes(self.rows, targets, known)
+
+    def mixes(self, axis: int, targets: Iterable[int], known: Iterable[int]) -> bool:
+        """Does computing the targets contract (or permute) an axis class?"""
+        if axis in self.axes.mixed:
             return True
         ends = set(known)
-        return any(i not in ends and self.contracts_rows(i) for i in self.ancestors(targets, ends))
+        made = self.ancestors(targets, ends) - ends
+        return any(self.axes.contracted(self.program, i) == axis for i in made)
 
     def only_operand(self, index: int, readers: Iterable[int]) -> bool:
         """Do the readers use the node in dots between large tiles alone?"""

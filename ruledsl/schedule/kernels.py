@@ -88,3 +88,9 @@ class Kernels:
     forward: tuple[Kernel, ...]
     backward: tuple[Kernel, ...]
     kept: tuple[tuple[Buffer, Buffer], ...] = ()  # what forward writes and backward reads, each as both call it
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The fields of `tiles.Tiles` by which these kernels run."""
+        loads = {k.load.value for k in (*self.forward, *self.backward) if k.mode is Mode.CHUNK}
+        return (Mode.SERIAL.value, *sorted(loads))

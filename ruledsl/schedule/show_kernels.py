@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ruledsl.chunk.program import Program, ResultKind
 from ruledsl.chunk.shapes import shape_text
-from ruledsl.schedule.kernels import Buffer, Kernel, Kernels, Mode
+from ruledsl.schedule.kernels import Buffer, Kernel, Kernels
 from ruledsl.schedule.tiles import Tiles
 
 
@@ -14,8 +14,7 @@ def text(kernels: Kernels, forward: Program, gradient: Program, tiles: tuple[Til
     """The kernels of both directions in launch order."""
     lines = ["tiles, the first that fits the device (kind of kernel, warps x rows or columns at once x stages of loads):"]
     for t in tiles:
-        loads = ["serial", *sorted({k.load.value for k in (*kernels.forward, *kernels.backward) if k.mode is Mode.CHUNK})]
-        kinds = ((name, getattr(t, name)) for name in loads)
+        kinds = ((name, getattr(t, name)) for name in kernels.kinds)
         lines.append(f"  {t.chunk} tokens; " + ", ".join(f"{n} {x.warps} x {x.side} x {x.stages}" for n, x in kinds))
     for name, side in (("forward", kernels.forward), ("backward", kernels.backward)):
         lines += ["", f"{name}: {len(side)} kernels"]

@@ -78,17 +78,13 @@ def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: 
     measured = {} if not small else {"rows": Loop(8, 32, 3)} if chunk == 64 else _MEASURED
     usual = Loop(4 if small and chunk < 64 else 8, 64, 1)
 
-    def choice(chunk: int, block: int, stages: int, measured: dict[str, Loop]) -> Tiles:
-        rows = replace(usual, side=block)
+    found = []
+    for b in (b for b in (block, 16) if b <= block):
+        rows = replace(usual, side=b)
         safe = dict.fromkeys(LOADS, usual) | {"rows": rows, "sums": rows, "slim": replace(usual, side=32)}
-        return Tiles(chunk, **safe | measured | {"serial": Loop(4, block, stages)})
-
-    stages = (3, 2, 1) if operand_bytes == 2 else (2, 1)
-    found = [
-        choice(c, b, s, loops)
-        for c in lengths for b in (block, 16) if b <= block for s in stages for loops in (measured, {})
-    ]  # fmt: skip
-    return tuple(dict.fromkeys(found))
+        serial = [Loop(4, b, s) for s in ((3, 2, 1) if operand_bytes == 2 else (2, 1))]
+        found += [safe | loops | {"serial": s} for s in serial for loops in (measured, {})]
+    return tuple(dict.fromkeys(Tiles(c, **loops) for c in lengths for loops in found))
 
 
 def alternatives(programs: Iterable[Program], sizes: Mapping[str, int]) -> dict[str, tuple[int | Loop, ...]]:

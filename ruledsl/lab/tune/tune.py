@@ -135,8 +135,8 @@ def _open(
         form = triton_chunked.form_of(rule, found, setting)
     except Unsupported as error:
         raise BackendError(str(error)) from None
-    used = {"chunk", "serial", *(k.load for k in (*form.kernels.forward, *form.kernels.backward))}
-    fields = {name: values for name, values in alternatives(form.programs, sizes).items() if name in used}
+    searched = alternatives(form.programs, sizes)
+    fields = {name: values for name, values in searched.items() if name in ("chunk", *form.kernels.kinds)}
     fixed = found.program.chunk
     shipped = form.candidates
     if fixed:
