@@ -48,6 +48,8 @@ def _swapped(b: Builder, term: Tile, axes: list[int], known: set[Tile]) -> list[
             continue
         rest = list(parts)
         rest.remove(factor)
+        scale = product(b, number, [p for p in rest if p.shape == (1, 1)])
+        rest = [p for p in rest if p.shape != (1, 1)]
         if not rest:
             continue
         weight = product(b, 1.0, rest)
@@ -57,7 +59,7 @@ def _swapped(b: Builder, term: Tile, axes: list[int], known: set[Tile]) -> list[
             weight = b.mask(weight, kind)
         found = [contracted(b, weight, inner, axis, known) for axis in axes]
         if all(f is not None for f in found):
-            return [f * number for f in found if f is not None]
+            return [f * scale for f in found if f is not None]
     return None
 
 

@@ -15,6 +15,7 @@ from ruledsl.emit.token_tiles import name_of
 from ruledsl.schedule.token_split import Split
 
 SEGMENT = 64  # tokens between kept states
+_STEP_TILE = 1_024  # entries of a block of a state in a step: 32 a thread of one warp, which sums over them without barriers
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class TokenText:
     span: int  # entries that one kernel program keeps of the states
     blocks: int
     largest: int  # entries of the largest tile
+    step_largest: int  # the same in the step's kernel
     inputs: tuple[str, ...]
     params: tuple[str, ...]
     states: tuple[str, ...]
@@ -40,20 +42,33 @@ def triton_token(split: Split, sizes: Mapping[str, int], block: int, header: str
     """
     try:
         main = Module(split, sizes, block)
-        step = Module(split.uncut(), sizes, 1) if split.shared else main
-        return _text(main, step, header)
+        return _text(main, _step(split, sizes, block, main), header)
     except RecursionError:
         raise UnsupportedForm("the rule is nested too deeply for a kernel of single tokens") from None
+
+
+def _step(split: Split, sizes: Mapping[str, int], block: int, main: Module) -> Module:
+    """A step's blocks may be smaller than those of a sequence: nothing but the state's bytes counts."""
+    if split.shared:
+        return Module(split.uncut(), sizes, 1)
+    if main.space.cut is None or main.space.cut in main.space.wide:
+        return main
+    while block > 1 and _largest(Module(split, sizes, block)) > _STEP_TILE:
+        block //= 2
+    return Module(split, sizes, block)
+
+
+def _largest(module: Module) -> int:
+    body = module.forward_body("", "", "v")
+    return max(body.entries(i) for i in range(len(module.split.forward.program.nodes)))
 
 
 def _text(main: Module, step: Module, header: str) -> TokenText:
     for make in (step.step, main.forward, main.backward):
         make()  # every size has its label before the first kernel is written
-    f = main.split.forward.program
     n = main.space.number(main.space.cut) if main.space.cut is not None else 1
     blocks = -(-n // main.space.block) if main.cut else 1
     body = main.forward_body("", "", "v")
-    largest = max(body.entries(i) for i in range(len(f.nodes)))
     bodies = {
         "step": (step, step.step()),
         "forward": (main, main.forward()),
@@ -67,12 +82,13 @@ def _text(main: Module, step: Module, header: str) -> TokenText:
         parts.append(kernel(name, arguments, constants, lines))
         launchers.append(_launcher(module, name, arguments, constants))
     parts += launchers
-    ports = [*f.ports, *main.split.gradient.program.ports]
+    ports = [*main.split.forward.program.ports, *main.split.gradient.program.ports]
     return TokenText(
         "\n\n\n".join(parts) + "\n",
         sum(body.entries(h.leave) for h in main.states),
         blocks,
-        largest,
+        _largest(main),
+        _largest(step),
         tuple(dict.fromkeys(p.name for p in ports if p.kind is PortKind.INPUT)),
         tuple(dict.fromkeys(p.name for p in ports if p.kind is PortKind.PARAM)),
         tuple(dict.fromkeys(h.port.name for h in main.states)),

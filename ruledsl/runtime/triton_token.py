@@ -45,6 +45,7 @@ _VECTOR = 128  # the same for a state that is a vector
 _PROGRAMS = 128  # of one sequence, aimed at where states go entry by entry; a block keeps a warp's lanes
 _WARP = 32
 _WARPS = ((256, 1), (1_024, 2), (4_096, 4), (8_192, 8))  # by entries of the largest tile; 16 above
+_STEP_WARPS = ((1_024, 1), *_WARPS[2:])
 _TEXTS: dict[tuple[str, int, tuple[tuple[str, int], ...]], TokenText] = {}
 
 
@@ -222,8 +223,10 @@ class TokenPlan:
         return found.to(like.dtype).reshape(like.shape)
 
 
-def warps(form: TokenText) -> int:
-    return next((w for most, w in _WARPS if form.largest <= most), 16)
+def warps(form: TokenText, name: str) -> int:
+    """Of a launcher of the module."""
+    table, largest = (_STEP_WARPS, form.step_largest) if name == "step" else (_WARPS, form.largest)
+    return next((w for most, w in table if largest <= most), 16)
 
 
 def launch(form: TokenText, name: str, *arguments: Any) -> None:
@@ -231,7 +234,7 @@ def launch(form: TokenText, name: str, *arguments: Any) -> None:
     from triton.runtime.errors import OutOfResources
 
     try:
-        getattr(build(form.text), name)(*arguments, warps(form))
+        getattr(build(form.text), name)(*arguments, warps(form, name))
     except OutOfResources as e:
         raise BackendError(
             f"backend 'triton': values of {form.largest} entries are too large for this device ({e}); "

@@ -25,7 +25,7 @@ from ruledsl.schedule.fused import Fused, fused, is_cheap, plain
 from ruledsl.schedule.graph import CHAINS, ELEMENTWISE, Graph
 from ruledsl.schedule.kept import kept
 from ruledsl.schedule.kernels import Buffer, Carry, Kernel, Kernels, Mode
-from ruledsl.schedule.stages import Ahead, blocks, column_sums, gate_arguments, load, row_sums, stages
+from ruledsl.schedule.stages import Ahead, blocks, column_sums, gate_arguments, load, row_sums, stages, state_sums
 
 _PURPOSE = {
     Mode.SOLVE: "The inverse of every chunk's system.",
@@ -244,6 +244,9 @@ class Cutter:
         results = list(results)
         targets = [r.node for r in results]
         graph = self.graph
+        if sums := sorted(state_sums(graph, self.memory, targets)):
+            self._chunk_kernel(f"{name}_sums", purpose, writes := [Buffer(f"{name}_sum_{i}", i, False) for i in sums], [])
+            self.memory |= {b.node: b for b in writes}
         ending = row_sums(graph, self.memory, targets) | column_sums(graph, self.memory, targets)
         stage = stages(graph, self.memory, self.levels, ending)
         plan = Ahead(graph, self.memory, self.levels, stage)

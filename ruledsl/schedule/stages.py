@@ -24,6 +24,22 @@ def row_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> froze
     return frozenset(found if sum(map(graph.large, found)) > most else ())
 
 
+def state_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> frozenset[int]:
+    """Numbers that are sums over the entries of states in memory (S * dS, the gradient of a scalar decay), where products of
+    these tiles are wanted too: beside those, what is also wanted in registers is not loaded ahead. A diagonal decay's sums
+    stay there: the other load costs more (benchmarks/NOTES.md)."""
+    made = graph.ancestors(targets, memory) - set(memory)
+    if not any(graph.op(i) == "dot" and graph.large(i) and graph.contracts_rows(i) for i in made):
+        return frozenset()
+
+    def plain(index: int) -> bool:
+        stored = index in memory or graph.trivial(index)
+        return stored or (graph.op(index) in ELEMENTWISE | {"sum"} and all(map(plain, graph.args(index))))
+
+    numbers = (i for i in made if graph.op(i) == "sum" and graph.program.nodes[i].shape == (1, 1))
+    return frozenset(i for i in numbers if plain(i) and any(map(graph.contracts_rows, graph.ancestors([i], memory))))
+
+
 def column_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> frozenset[int]:
     """Sums over columns, of what level products make, that other columns need: one kernel would walk the levels
     twice."""

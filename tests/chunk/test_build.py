@@ -231,7 +231,7 @@ def test_solves_share_one_inverse() -> None:
 
 def both_sums(b: Builder, with_product: bool) -> Program:
     m, x, y = leaf(b, "m", C, C), leaf(b, "x", C, "K"), leaf(b, "y", C, "K")
-    tile = m * b.dot(x, y, False, True)
+    tile = m * b.dot(x, y, False, True) * leaf(b, "scale", 1, 1)
     results = [
         (Result("rows", ResultKind.STATE, 0), b.sum(tile, 1)),
         (Result("columns", ResultKind.STATE, 0), b.sum(tile, 0)),
@@ -247,13 +247,14 @@ def test_contractions_are_swapped_in_both_sums_or_in_none() -> None:
     swapped = swap_contractions(both_sums(Builder(), True))
     assert all(n.shape != (C, C) or n.op == "input" for n in swapped.nodes)
     kept = swap_contractions(both_sums(Builder(), False))
-    assert sum(n.shape == (C, C) for n in kept.nodes) == 3  # m, x y^T and their product
+    assert sum(n.shape == (C, C) for n in kept.nodes) == 4  # m, x y^T and their products
 
 
 def test_swapped_sums_are_equal() -> None:
     b = Builder()
     program = both_sums(b, True)
-    data = {p: torch.randn(5, 5 if p.name == "m" else 4, dtype=torch.float64) for p in program.ports}
+    shapes = {"m": (5, 5), "scale": (1, 1)}
+    data = {p: torch.randn(shapes.get(p.name, (5, 4)), dtype=torch.float64) for p in program.ports}
     before, after = (interpret(p, data, SIZES, 5) for p in (program, swap_contractions(program)))
     for x, y in zip(before.values(), after.values(), strict=True):
         torch.testing.assert_close(x, y)

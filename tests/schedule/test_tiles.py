@@ -57,7 +57,7 @@ def test_a_search_tries_fields_that_there_are() -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        (READS, {"forward_prepare": Load.LIGHT, "gradients": Load.SUMS, "gradients_2": Load.SLIM}),
+        (READS, {"gradients_sums": Load.SUMS, "gradients": Load.ROWS, "gradients_2": Load.SLIM}),
         (TOP + "S = S + b*(v - S k) k^T\noutput o = S q", {"gradients": Load.ROWS, "gradients_2": Load.USUAL}),
         (DIAGONAL, {"forward_prepare": Load.USUAL, "gradients": Load.SUMS, "gradients_2": Load.SLIM}),
     ],

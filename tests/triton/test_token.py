@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ruledsl.runtime.rule import load
-from ruledsl.runtime.triton_token import token_text
+from ruledsl.runtime.triton_token import token_text, warps
 
 PROGRAM = Path(__file__).with_name("token_compare.py")
 DENSE = """
@@ -103,6 +103,13 @@ def test_few_heads_make_more_blocks() -> None:
     assert [token_text(r, {"D": 512}, heads).blocks for heads in (1, 8, 32, 64)] == [16, 16, 4, 4]
     reads = load("state S[V, K]\ninput q[K], k[K], v[V]\nS = S + (v - S k) k^T\noutput o = S q")
     assert len({token_text(reads, {"V": 128, "K": 16}, heads).blocks for heads in (1, 64)}) == 1, "its entries meet"
+
+
+def test_a_step_has_blocks_for_one_warp() -> None:
+    reads = load("state S[V, K]\ninput q[K], k[K], v[V]\nS = S + (v - S k) k^T\noutput o = S q")
+    for size, lanes in ((64, 16), (128, 8), (256, 4)):
+        form = token_text(reads, {"V": size, "K": size})
+        assert f"BLOCK = {lanes}\n" in form.text and form.step_largest == 1024 and warps(form, "step") == 1
 
 
 def test_cut_anywhere(tmp_path: Path) -> None:
