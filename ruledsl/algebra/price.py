@@ -49,7 +49,7 @@ def _note(analysis: Analysis, chunked: bool, bound: Mapping[str, int]) -> str:
     at = f"; counted at {', '.join(f'{k} = {v}' for k, v in bound.items())}" if bound else ""
     dense = [p for p in analysis.parts if p.found is not None and p.found.kind is Kind.DENSE]
     if dense:
-        return f"train: the recurrent step; composing two tokens would cost a dense product, see the reason{at}"
+        return f"train: counted as the recurrent step; composing two tokens costs a dense product, see the reason{at}"
     return f"train: {'the chunk form, its solve counted once per chunk' if chunked else 'the recurrent step'}{at}"
 
 

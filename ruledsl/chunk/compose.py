@@ -1,4 +1,4 @@
-"""Maps of entries (see `maps`) as tiles: composed, applied, and the one that changes nothing."""
+"""Maps of entries (see `maps`) as tiles: composed, applied, and the one that changes nothing. Matrices have no kernels: refused."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import assert_never
 
 from ruledsl.chunk.build import Builder, Tile
 from ruledsl.chunk.maps import INF, Monoid
+from ruledsl.chunk.unsupported import UnsupportedForm
 
 Parts = Sequence[Sequence[Tile]]  # the parts of each state's map
 
@@ -23,6 +24,8 @@ def identity(monoid: Monoid, states: int) -> list[tuple[float, ...]]:
             return [(0.0, -INF)]
         case Monoid.MOEBIUS:
             return [(1.0, 0.0, 0.0, 1.0)]
+        case Monoid.MATRIX:
+            raise UnsupportedForm("maps of matrices have no kernels")
         case _:
             assert_never(monoid)
 
@@ -47,6 +50,8 @@ def applied(b: Builder, monoid: Monoid, maps: Parts, states: Sequence[Tile]) -> 
         case Monoid.MOEBIUS:
             ((p, q, r, s),), (h,) = maps, states
             return [(p * h + q) / (r * h + s)]
+        case Monoid.MATRIX:
+            raise UnsupportedForm("maps of matrices have no kernels")
         case _:
             assert_never(monoid)
 
@@ -75,6 +80,8 @@ def composed(b: Builder, monoid: Monoid, second: Parts, first: Parts) -> list[tu
                 largest = b.apply("max", largest, b.apply("abs", x))
             inverse = 1.0 / b.select(">", largest, 0.0, largest, 1.0)  # a common factor means nothing: kept near 1
             return [tuple(x * inverse for x in parts)]
+        case Monoid.MATRIX:
+            raise UnsupportedForm("maps of matrices have no kernels")
         case _:
             assert_never(monoid)
 

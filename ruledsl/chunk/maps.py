@@ -4,8 +4,10 @@
     CLIP      h <- min(max(a h + b, low), high)      one state, parts (a, b, low, high); max-plus is a = 1, high = inf
     LOG_SUM   h <- logaddexp(h + a, b)               one state, parts (a, b)
     MOEBIUS   h <- (p h + q) / (r h + s)             one state, parts (p, q, r, s)
+    MATRIX    h <- l h r + b                         one state, parts (l, r, b): see `matrix_maps`
 
-Every entry goes its own way: the parts are tiles that do not depend on the states, shaped as these or with axes of 1.
+Every entry goes its own way but in the last: the parts are tiles that do not depend on the states, shaped as these or with
+axes of 1. Matrices are what is tried last: composing two costs their product.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ruledsl.chunk.build import Builder, Tile
+from ruledsl.chunk.matrix_maps import matrix_map
 from ruledsl.chunk.unsupported import UnsupportedForm
 
 INF = float("inf")
@@ -25,6 +28,7 @@ class Monoid(StrEnum):
     CLIP = "clip"
     LOG_SUM = "log-sum-exp"
     MOEBIUS = "moebius"
+    MATRIX = "matrix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,15 @@ class Map:
 
 def maps(b: Builder, enters: Sequence[Tile], leaves: Sequence[Tile]) -> list[Map]:
     """The maps from the entering tiles to the leaving ones, all of one monoid. Raises UnsupportedForm."""
+    try:
+        return _entry_maps(b, enters, leaves)
+    except UnsupportedForm:
+        if len(enters) > 1 or (found := matrix_map(b, enters[0], leaves[0])) is None:
+            raise
+    return [Map(Monoid.MATRIX, found)]
+
+
+def _entry_maps(b: Builder, enters: Sequence[Tile], leaves: Sequence[Tile]) -> list[Map]:
     reader = _Reader(b, enters)
     found = [reader.lifted(leave) for leave in leaves]
     if any(m.turned for m in found):
@@ -154,6 +167,8 @@ class _Reader:
             case Monoid.MOEBIUS:
                 p, q, r, s = m.parts
                 return replace(m, parts=(p + c * r, q + c * s, r, s))
+            case Monoid.MATRIX:
+                raise AssertionError("not read entry by entry")
 
     def _scaled(self, m: Map, c: Tile) -> Map:
         match m.monoid:
@@ -167,6 +182,8 @@ class _Reader:
                 return replace(m, parts=(p * c, q * c, r, s))
             case Monoid.LOG_SUM:
                 raise UnsupportedForm("a multiple of logaddexp of a state does not compose")
+            case Monoid.MATRIX:
+                raise AssertionError("not read entry by entry")
 
     def _bound(self, c: Tile, if_up: Tile, if_down: Tile, none: float) -> Tile:
         """A bound times c: the other one if c is negative, none if c is 0."""

@@ -1,10 +1,10 @@
-"""A token program whose states go entry by entry, as scans: all tokens of a run at once.
+"""A token program whose states go entry by entry, or are multiplied by matrices, as scans: all tokens of a run at once.
 
     Scan = program, strata          each stratum: states that depend on each other, and the maps of their entries
 
 Strata stand in order: the parts of one may read what enters and leaves the earlier ones, as values of every token. The
 gradient of such a program is linear in the cotangents of its states and goes entry by entry as well: it is a scan of
-affine maps, from the last token, whatever the monoid was.
+affine maps, from the last token, whatever the monoid was; of matrices, if these are what tokens multiply by.
 """
 
 from __future__ import annotations
@@ -35,6 +35,17 @@ class Scan:
     states: tuple[Port, ...]  # the port whose tile is what enters a token; not every program reads it
     shapes: tuple[Shape, ...]  # of the states
     strata: tuple[Stratum, ...]
+
+    @property
+    def by_entries(self) -> bool:
+        """Does every entry of the states go its own way?"""
+        return all(s.monoid is not Monoid.MATRIX for s in self.strata)
+
+    @property
+    def matrices(self) -> tuple[Shape, ...]:
+        """The shapes of the matrices that states are multiplied by."""
+        sides = (s.parts[0][:2] for s in self.strata if s.monoid is Monoid.MATRIX)
+        return tuple(self.program.nodes[i].shape for side in sides for i in side)
 
 
 def scans(token: Program, padded: bool = True) -> tuple[Scan, Scan]:

@@ -19,7 +19,7 @@ class Form(StrEnum):
 
 SAID = {
     Form.CHUNK: "a chunk of tokens at once",
-    Form.SCAN: "runs as a scan over tokens, entry by entry",
+    Form.SCAN: "runs as a scan over tokens",
     Form.TOKENS: "runs on the recurrent backend",
 }
 

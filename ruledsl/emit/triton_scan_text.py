@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ruledsl.chunk.pieces import Level, levels
 from ruledsl.chunk.program import Program, ResultKind
-from ruledsl.chunk.scan import scans
+from ruledsl.chunk.scan import Scan, scans
 from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.emit.triton_scan import Walk, WalkText, walk_text
 from ruledsl.lang.typed import Type
@@ -60,7 +60,7 @@ def scan_text(
 ) -> ScanText:
     """The module of a token program for tiles of these sizes. `tiles`: instead of the schedule's. Raises UnsupportedForm."""
     forward, back = scans(token, padded=False)
-    _supported(token, gradient)
+    _supported(token, gradient, forward)
     whole = split(token, gradient)
     tiles = tiles or scan_tiles(whole, sizes)
     up, down = levels(forward, forward), levels(forward, back)
@@ -89,7 +89,7 @@ def whole_walks(
     token: Program, gradient: Program, sizes: Mapping[str, int]
 ) -> tuple[WalkText, WalkText, ScanTiles, Split]:
     """The kernels that take sequences whole, for any sizes; `sizes` are what the tiles are chosen for. UnsupportedForm."""
-    _supported(token, gradient)
+    _supported(token, gradient, scans(token, padded=False)[0])
     whole = split(token, gradient)
     tiles = scan_tiles(whole, sizes)
     run = Walk("run", whole, tiles.block, tiles.turn, tiles.segment, keeps=True, ragged=True)
@@ -105,6 +105,6 @@ def _forward(i: int, level: Level, tiles: ScanTiles) -> list[Walk]:
     ]
 
 
-def _supported(token: Program, gradient: Program) -> None:
-    if any(n.op == "dot" for p in (token, gradient) for n in p.nodes):
+def _supported(token: Program, gradient: Program, forward: Scan) -> None:
+    if not forward.by_entries or any(n.op == "dot" for p in (token, gradient) for n in p.nodes):
         raise UnsupportedForm("scan kernels take no products of matrices")

@@ -3,20 +3,27 @@
 Maps are a list of parts for each state, as in `chunk.maps`, None for 0; monoids go by their values there. Tokens are joined
 in pairs, the pairs in pairs, and so on: a run takes log2(C) turns and as many compositions and applications as it has tokens.
 Where a CPU has enough to do with the states of one token, they are taken one after the other, which composes nothing
-(measured: see benchmarks/NOTES.md). Compiled files hold these functions as text: no annotations.
+(measured: see benchmarks/NOTES.md), nor does it for matrices, whose products cost more than what they are applied to. Compiled files hold these functions as text: no annotations.
 """
 
 import torch
 
 _SERIAL = 8  # tokens that are taken one by one
 _WIDE = 2_048  # entries of a token's state from which on a CPU takes all tokens one by one
+_DEAR = ("matrix",)  # maps that cost more to compose than to apply: a CPU takes these tokens one by one
 
 
 def entering_tokens(monoid, maps, start, length):
     """What enters each token [B, H, C, ...] and what leaves the last [B, H, ...]."""
     first = [s.unsqueeze(2) for s in start]
     parts = [p for row in maps for p in row if p is not None]
-    shape = torch.broadcast_shapes(first[0].shape, *((*p.shape[:2], 1, *p.shape[3:]) for p in parts))
+    if monoid == "matrix":
+        ((left, right, free),) = maps
+        batch = torch.broadcast_shapes(first[0].shape[:2], *(p.shape[:2] for p in parts))
+        shape = (*batch, 1, *first[0].shape[3:])
+        maps = [[left, right, None if free is None else free.expand(*free.shape[:3], *shape[3:])]]
+    else:
+        shape = torch.broadcast_shapes(first[0].shape, *((*p.shape[:2], 1, *p.shape[3:]) for p in parts))
     first = [s.expand(shape) for s in first]
     spread = [[None if p is None else p.expand(*p.shape[:2], length, *p.shape[3:]) for p in row] for row in maps]
     after = _after(monoid, spread, first, length)
@@ -29,7 +36,8 @@ def entering_tokens(monoid, maps, start, length):
 def _after(monoid, maps, start, length):
     """What leaves each token."""
     compose, apply = _TABLE[monoid]
-    if length <= _SERIAL or (start[0].device.type == "cpu" and start[0].numel() >= _WIDE):
+    wide = monoid in _DEAR or start[0].numel() >= _WIDE
+    if length <= _SERIAL or (start[0].device.type == "cpu" and wide):
         rows = []
         for t in range(length):
             start = apply(_every(maps, slice(t, t + 1)), start)
@@ -142,11 +150,30 @@ def _moebius(maps, states):
     return [(_zero(above, h) / _zero(below, h)).expand_as(h)]
 
 
+def _chained(x, y):
+    """The product of two matrices, one of which may be a number; None is 0."""
+    if x is None or y is None:
+        return None
+    numbers = x.shape[3:] == (1, 1) or y.shape[3:] == (1, 1)
+    return x * y if numbers else x @ y
+
+
+def _matrix_after(second, first):
+    (l2, r2, b2), (l1, r1, b1) = second[0], first[0]
+    return [[_chained(l2, l1), _chained(r1, r2), _plus(_chained(_chained(l2, b1), r2), b2)]]
+
+
+def _matrix(maps, states):
+    ((left, right, b),), (h,) = maps, states
+    return [_zero(_plus(_chained(_chained(left, h), right), b), h).expand_as(h)]
+
+
 _TABLE = {
     "affine": (_affine_after, _affine),
     "clip": (_clip_after, _clip),
     "log-sum-exp": (_log_sum_after, _log_sum),
     "moebius": (_moebius_after, _moebius),
+    "matrix": (_matrix_after, _matrix),
 }
 
 
@@ -205,11 +232,15 @@ class Scanned(torch.autograd.Function):
             seen = [x.detach().requires_grad_() for x in into]
             maps, _ = Scanned.parts(ctx.width, [*leaves, *seen])
             after = _TABLE[ctx.monoid][1](maps, seen)
-        own = [torch.autograd.grad(y, seen, torch.ones_like(y), retain_graph=True, allow_unused=True) for y in after]
-        back = [
-            [*(None if row[j] is None else row[j].flip(2) for row in own), gradients[j].flip(2)] for j in range(count)
-        ]
-        behind, first = entering_tokens("affine", back, gradients[count:], length)
+        back = "affine"
+        if ctx.monoid == "matrix":
+            back = "matrix"
+            own = [[None if x is None else x.mT for x in given[:2]]]
+        else:
+            own = [torch.autograd.grad(y, seen, torch.ones_like(y), retain_graph=True, allow_unused=True) for y in after]
+            own = list(zip(*own, strict=True))
+        rows = [[*(None if x is None else x.flip(2) for x in row), gradients[j].flip(2)] for j, row in enumerate(own)]
+        behind, first = entering_tokens(back, rows, gradients[count:], length)
         wanted = [x for x in leaves if x is not None]
         found = iter(torch.autograd.grad(after, wanted, [x.flip(2) for x in behind], allow_unused=True))
         return (None, None, None, *(None if x is None else next(found) for x in leaves), *first)

@@ -1,10 +1,11 @@
-"""Rules whose states go entry by entry, on torch: scans over the tokens of a chunk, chunk after chunk, on any device.
+"""Rules whose states go entry by entry or are multiplied by matrices, on torch: scans over the tokens of a chunk, chunk after chunk, on any device.
 
 Tiles as in `chunked`; the states are all that one token hands to the next, as a token program has them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,6 +52,7 @@ class ScanForm:
     states: tuple[StateTile, ...]
     with_gradient: frozenset[str]
     passes: ScanPasses
+    largest: int  # entries of a state, or of a matrix that it is multiplied by
 
     @property
     def symmetric(self) -> tuple[str, ...]:
@@ -77,6 +79,7 @@ def form_of(found: tuple[Scan, Scan], rule: typed.Rule, sizes: Mapping[str, int]
     return ScanForm(
         ports, states, frozenset(port_key(p) for p in (*gradients, *forward.states)),
         ScanPasses(forward, gradient, outputs, tiles),
+        max(math.prod(extents(shape)) for shape in (*forward.shapes, *forward.matrices)),
     )  # fmt: skip
 
 
@@ -119,7 +122,7 @@ def prepare(rule: Rule, setting: Setting) -> Compiled:
 
 def _length(form: ScanForm, heads: int) -> int:
     """Tokens of a chunk: few where states are large, which bounds memory."""
-    entries = heads * max(rows * columns for rows, columns in (s.shape for s in form.states))
+    entries = heads * form.largest
     wanted = max(1, ENTRIES // max(entries, 1))
     return min(max(1 << (wanted.bit_length() - 1), SHORTEST), LONGEST)
 

@@ -32,6 +32,11 @@ MORE = {
     "square matrix and its rows": "state S[K, K]\ninput a[K], k[K]\nS = diag(a) S + k k^T\noutput o = S^T k",
     "frozen": "state h[K]\ninput a[K], x[K]\nh = h + a .* frozen(h, 4) + x\noutput o = h",
     "a state that nothing reads": "state h[K], g[K]\ninput a[K], x[K]\nh = x - where(a < 0.3, h, 0)\ng = a .* g + x\noutput o = g",
+    "matrix on the right": "state S[V, K]\ninput k[K], v[V], P[K, K]\nS = S P + v k^T\noutput o = S k",
+    "matrices on both sides": "state S[V, K]\ninput k[K], v[V], P[V, V], R[K, K], a\nS = a*(P S R) + v k^T\noutput o = S k",
+    "matrix of all tokens": "state h[K]\ninput x[K], a\nparam A[K, K]\nh = a*(A h) + (1 - a)*x\noutput o = h",
+    "matrix and rank 1": "state S[V, K]\ninput k[K], v[V], P[K, K], c[V]\nS = diag(c) S P - (diag(c) S k) k^T + v k^T\noutput o = S^T v",
+    "matrix of an earlier state": "state M[K, K], S[V, K]\ninput k[K], v[V], P[K, K]\nM = M P + k k^T\nS = 0.3*S M + v k^T\noutput o = S k",
     "looked back at what was computed": "state h[K]\ninput a[K], x[K]\nlet y = tanh(x)\nh = a .* h + prev(y, 2)\noutput o = h",
 }
 
@@ -75,13 +80,13 @@ def test_lengths_and_one_chunk(name: str, length: int) -> None:
     compare(scan_rule(name), length)
 
 
-@pytest.mark.parametrize("name", [*MONOIDS.values(), "frozen", "looked back at what was computed"])
+@pytest.mark.parametrize("name", [*MONOIDS.values(), "frozen", "looked back at what was computed", "matrix and rank 1"])
 @pytest.mark.parametrize("bounds", [[0, 5, 5, 22, 45], [0, 0, 1, 33, 45], [0, 16, 32, 32, 45], [0, 3, 9, 20, 40]])
 def test_packed_is_separate(name: str, bounds: list[int]) -> None:
     compare(scan_rule(name), 45, chunk_size=16, cu_seqlens=torch.tensor(bounds, dtype=torch.int32))
 
 
-@pytest.mark.parametrize("name", [*MONOIDS.values(), "frozen", "looked back at what was computed"])
+@pytest.mark.parametrize("name", [*MONOIDS.values(), "frozen", "looked back at what was computed", "matrix and rank 1"])
 @pytest.mark.parametrize("at", [0, 1, 16, 17, 41])
 def test_cut_anywhere_is_the_whole(name: str, at: int) -> None:
     r = scan_rule(name)
@@ -111,7 +116,28 @@ def test_wide_states_go_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -
     compare(scan_rule(name), 21, chunk_size=16)
 
 
-@pytest.mark.parametrize("name", ["mamba1", "lru", "rwkv4"])
+MATRICES = [name for name in MORE if name.startswith("matri")]
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_matrices_are_composed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_ops, "_DEAR", ())
+    compare(scan_rule(name), 37, chunk_size=19)
+    compare(scan_rule(name), 37, chunk_size=16, cu_seqlens=torch.tensor([0, 5, 5, 22, 37], dtype=torch.int32))
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_the_monoid_of_matrices(name: str) -> None:
+    forward, gradient = forms(scan_rule(name))
+    assert {s.monoid for s in (*forward.strata, *gradient.strata)} == {Monoid.MATRIX} and not forward.by_entries
+
+
+def test_vectors_that_read_a_state_make_no_matrix() -> None:
+    r = load("state S[V, K]\ninput k[K], v[V], c[V]\nS = diag(c) S - (diag(c) S k) k^T + v k^T\noutput o = S^T v")
+    assert "mixes the entries" in str(r.scannable())
+
+
+@pytest.mark.parametrize("name", ["mamba1", "lru", "rwkv4", "matrix on the right"])
 def test_torch_transforms(name: str) -> None:
     r = scan_rule(name)
     x = arguments(r, 1, 10, 2, sizes(r), dtype=torch.float32)
