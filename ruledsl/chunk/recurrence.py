@@ -123,7 +123,7 @@ class Recurrence:
             gain = self._row(write.gain) if write.gain is not None else b.const(1.0)
             point = _Point(g if write.after_decay else g - 1, g - 1)
             x = self._query(write.read, self._cols)
-            tiles += [gain * self._gram_with_own(x, point, j) for j in reading]
+            tiles += [gain * self._gram_with_own(x, point, self._keys[j], self._slots[j][0], left=False) for j in reading]
             seen = self._read(x, point, left=False)
             side = gain * seen
             sides.append(side if write.value is None else self._value(write) + side)
@@ -166,18 +166,16 @@ class Recurrence:
         pair = self.b.sum(x * y * (inner.between(g, point.gate) if inner else 1.0), 1)
         return pair * self.scalar.between(g, point.gate) if self.scalar else pair
 
-    def _gram_with_own(self, x: Tile, point: _Point, j: int) -> Tile:
-        g, _ = self._slots[j]
-        tile = self._gram(x, point, self._keys[j], g, left=False)
-        own = self._own(x, point, self._keys[j], g, left=False)
+    def _gram_with_own(self, x: Tile, point: _Point, y: Tile, g: int, left: bool) -> Tile:
+        tile = self._gram(x, point, y, g, left)
+        own = self._own(x, point, y, g, left)
         return tile if own is None else tile + own * self.b.eye(TOKENS)
 
     def _apply(self, tile: Tile, z: Tile, point: _Point, g: int, left: bool) -> Tile:
         """sum_s tile[t, s] z_s with the decays of the axis that is not contracted."""
         b = self.b
         outer = self.cols if left else self.rows
-        if outer is None:
-            return b.dot(tile, z)
+        assert outer is not None
         if outer.log:
             return b.make(
                 "gram_apply", (tile, z, outer.level(point.gate), outer.level(g)), (self._kind(point, g), False)
@@ -199,10 +197,13 @@ class Recurrence:
             if value is None:
                 continue
             y, z = (value, key) if left else (key, value)
+            if outer is None:
+                result = result + b.dot(self._gram_with_own(x, point, y, g, left), z)
+                continue
             result = result + self._apply(self._gram(x, point, y, g, left), z, point, g, left)
             own = self._own(x, point, y, g, left)
             if own is not None:
-                result = result + own * (z * outer.between(g, point.gate) if outer else z)
+                result = result + own * (z * outer.between(g, point.gate))
         return result
 
     def read(self, vector: Expr, version: int, left: bool, lag: int = 0) -> Tile:

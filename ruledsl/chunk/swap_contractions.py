@@ -50,7 +50,7 @@ def _swapped(b: Builder, term: Tile, axes: list[int], known: set[Tile]) -> list[
         rest.remove(factor)
         scale = product(b, number, [p for p in rest if p.shape == (1, 1)])
         rest = [p for p in rest if p.shape != (1, 1)]
-        if not rest:
+        if not rest or any(p.op == "eye" for p in rest):  # a diagonal is there without another sum
             continue
         weight = product(b, 1.0, rest)
         if weight.shape != term.shape:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ruledsl import pipeline
 from ruledsl.algebra.verdict import TokenForm
-from ruledsl.chunk.program import Program
+from ruledsl.chunk.program import Node, Program
 from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.lang import typed
 from ruledsl.runtime.statics import carried
@@ -24,8 +24,14 @@ class Chunkable:
 
     @property
     def kernels(self) -> bool:
-        """Do chunk kernels take it? They hold no family of states, none as its chunk began, and no system."""
-        return not self.token.families and not self.token.solves and self.program.chunk is None
+        """Do chunk kernels take it? They hold no family of states, none as its chunk began, no system, and do not put tiles of
+        several columns side by side."""
+        plain = not self.token.families and not self.token.solves and self.program.chunk is None
+        return plain and not any(map(self._joins, self.program.nodes))
+
+    def _joins(self, node: Node) -> bool:
+        parts = [self.program.nodes[a] for a in node.args] if node.op == "cat" else []
+        return node.op == "kron" or any(p.shape[1] != 1 and (p.op, p.attr) != ("full", 0.0) for p in parts)
 
 
 def chunkable(rule: typed.Rule, sizes: Mapping[str, int]) -> Chunkable | str:

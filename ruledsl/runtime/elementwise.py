@@ -9,13 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ruledsl.lang.functions import TABLE, Function
-
-
-def ctz(x: Tensor) -> Tensor:
-    """Number of trailing zero bits of a whole number held as a float; 0 for 0."""
-    n = x.detach().to(torch.int64)
-    lowest = (n & -n).clamp(min=1)
-    return torch.log2(lowest.to(torch.float64)).to(x.dtype)
+from ruledsl.runtime.tile_ops import ctz
 
 
 def _compiled(row: Function) -> Callable[..., Tensor]:

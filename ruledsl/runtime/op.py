@@ -6,6 +6,7 @@ numbers and dtypes only. Tracing (torch.compile, torch.export) takes its result 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
@@ -127,13 +128,22 @@ def prepare_sequence(
     rule: int, sizes: Sizes, heads: int, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device,
     backend: str | None, chunk_size: int | None, packed: bool,
 ) -> str:  # fmt: skip
-    """For a sequence on the backend of that name, None: the default. `dtypes`: of arithmetic and of outputs.
-    BackendError if the backend has no form for the rule."""
+    """For a sequence on the backend of that name, None: the default, or with a warning the next one that claims the rule if
+    that has no form for it here. `dtypes`: of arithmetic and of outputs. BackendError if the backend has no form."""
     setting = Setting(sizes, heads, *dtypes, device, chunk_size, packed)
 
     def make(found: Rule) -> Prepared:
-        chosen = backend_named(backend if backend is not None else default_backend(found, device.type, dict(sizes)))
-        return replace(_step(found, setting), backend=chosen, plan=chosen.prepare(found, setting))
+        plain = _step(found, setting)
+        if backend is not None:
+            chosen = backend_named(backend)
+            return replace(plain, backend=chosen, plan=chosen.prepare(found, setting))
+        *first, last = (b for b in BACKENDS.values() if b.is_default(found, device.type, dict(sizes)))
+        for chosen in first:
+            try:
+                return replace(plain, backend=chosen, plan=chosen.prepare(found, setting))
+            except BackendError as why:
+                warnings.warn(str(why), stacklevel=2)
+        return replace(plain, backend=last, plan=last.prepare(found, setting))
 
     return _named((rule, setting, backend), make)
 

@@ -22,7 +22,6 @@ from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.emit.triton_scan_text import ScanText
 from ruledsl.lang import typed
 from ruledsl.lang.diagnostic import RuleError
-from ruledsl.lang.typed import Role
 from ruledsl.runtime import registration, triton_token
 from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.setting import Setting
@@ -44,8 +43,6 @@ Tensors = dict[str, Tensor]
 
 def scan_kernels(rule: Rule, sizes: Mapping[str, int]) -> ScanText:
     """The generated module of a rule at these sizes. UnsupportedForm: it has none."""
-    if any(s.type.family for s in rule.typed.of(Role.STATE)):
-        raise UnsupportedForm("kernels do not take families of states")
     key = rule.hash, tuple(sorted(sizes.items())), _only
     if key not in _TEXTS:
         if isinstance(why := rule.scannable(sizes), str):

@@ -26,6 +26,8 @@ CHUNKED = (
 ).split()
 SCANNED = "rwkv4 mamba1 lru s4d hgrn qrnn mlstm abc mamba3".split()  # with scan kernels: backend "triton-scan"
 
+ZOO = sorted(p.stem for p in RULES.glob("*.rule"))  # with what the device takes by default: backend "default"
+
 FACTORS: dict[str, tuple[Any, ...]] = {
     "length": (1, 17, 63, 64, 65, 200, 1000, 4096),
     "keys": (16, 64, 80, 128, 160, 256),
@@ -77,6 +79,21 @@ def pairwise(seed: int = 6, tries: int = 20) -> list[Case]:
     return cases
 
 
+def small() -> list[Case]:
+    """Cases that rules with large states and without kernels take too."""
+    return [
+        Case(65, 16, 16, "declared", "plain", "float32"),
+        Case(130, 8, 16, "declared", "packed", "float32"),
+        Case(200, 8, 16, "declared", "packed", "bfloat16"),
+        Case(45, 16, 8, "declared", "grouped", "bfloat16"),
+        Case(63, 16, 32, "declared", "grouped", "float32"),
+    ]
+
+
+def cases_of(backend: str) -> list[Case]:
+    return small() if backend == "default" else pairwise()
+
+
 def rule_named(name: str) -> Any:
     """A rule of the collection, or `seed_N`: a random one."""
     return ruledsl.load(text(int(name[5:])) if name.startswith("seed_") else RULES / f"{name}.rule")
@@ -104,6 +121,7 @@ def arguments(rule: Any, case: Case, seed: int) -> tuple[dict[str, Tensor], dict
     """Arguments and first states in float64 on the device, and cu_seqlens."""
     generator = torch.Generator().manual_seed(seed)
     sizes = {"K": case.keys, "V": case.values, "N": case.keys, "M": case.keys, "D": case.keys, "P": case.values, "n": 2}
+    sizes = {"L": case.length.bit_length()} | sizes
     sizes = {name: sizes[name] for name in rule.typed.sizes}
     heads = 4 if case.layout == "grouped" else 2
     given = sample(rule.typed, 1 if case.layout == "packed" else 2, case.length, heads, sizes, generator)
@@ -202,7 +220,7 @@ def run(
     """`fwd.` outputs and final states, `bwd.` gradients of a fixed random functional of all of them."""
     leaves = {n: x.clone().requires_grad_() for n, x in (given | first).items()}
     own, begin = {n: leaves[n] for n in given}, {n: leaves[n] for n in first}
-    call |= {"cu_seqlens": bounds, "backend": backend, "return_state": True}
+    call |= {"cu_seqlens": bounds, "backend": None if backend == "default" else backend, "return_state": True}
     output, state = rule(**own, initial_state=begin or None, **call)
     generator = torch.Generator().manual_seed(1)
     found = {f"fwd.{n}": x for n, x in (named(rule, output) | named(rule, state, Role.STATE)).items()}

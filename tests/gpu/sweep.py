@@ -1,9 +1,10 @@
 """The numerical cases in parallel processes, as JSON lines:
 
-    python tests/gpu/sweep.py OUT.jsonl [--every N [--first K]] [--rules a,b] [--random N] [--backend triton-scan]
+    python tests/gpu/sweep.py OUT.jsonl [--every N [--first K]] [--rules a,b] [--random N] [--backend triton-scan | default]
 
 A line: {rule, text (of random rules), case, device, torch, triton, errors, missed, refused or failure, seconds}. With
-`--random N` the rules are N random ones, three cases each. With `--backend triton-scan` they are those with scan kernels. `report.py` makes a table of the lines.
+`--random N` the rules are N random ones, three cases each. With `--backend triton-scan` they are those with scan kernels, with
+`--backend default` all of the collection, in small cases, by what a call on the device takes. `report.py` makes a table of the lines.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ def one(name: str, backend: str, indices: list[int]) -> None:
     """A process of its own: the cases of one rule, a line each."""
     import torch
     import triton
-    from device_cases import errors, missed, pairwise
+    from device_cases import cases_of, errors, missed
     from random_rules import text
 
     from ruledsl.runtime.errors import BackendError
 
-    cases = pairwise()
+    cases = cases_of(backend)
     for i in indices:
         start = time.time()
         row: dict[str, object] = {"rule": name, "case": str(cases[i]), "backend": backend}
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="cases of a rule in one process")
     parser.add_argument("--seconds", type=float, default=1e9)
     options = parser.parse_args()
-    from device_cases import pairwise
+    from device_cases import cases_of
 
     tasks = _tasks(options)
     total = sum(len(cases) for _, cases in tasks)
@@ -88,7 +89,7 @@ def main() -> None:
                 ]
             found = [x for x in done.stdout.splitlines() if x.startswith("{")]
             if len(found) < len(todo):
-                case = str(pairwise()[todo[len(found)]])
+                case = str(cases_of(options.backend)[todo[len(found)]])
                 died = {"rule": name, "case": case, "missed": ["run"], "failure": done.stderr[-300:]}
                 found.append(json.dumps(died))
             lines += found
@@ -118,13 +119,14 @@ def _devices() -> int:
 
 def _tasks(options: argparse.Namespace) -> list[tuple[str, list[int]]]:
     """Rules and numbers of their cases, a few for each process: a start costs as much as a small case."""
-    from device_cases import CHUNKED, SCANNED, pairwise, random_cases
+    from device_cases import CHUNKED, SCANNED, ZOO, cases_of, random_cases
     from random_rules import seeds
 
     if options.random:
         return [(f"seed_{s}", random_cases(s)) for s in seeds(options.random)]
-    names = options.rules.split(",") if options.rules else SCANNED if options.backend == "triton-scan" else CHUNKED
-    numbers = range(len(pairwise()))
+    usual = {"triton-scan": SCANNED, "default": ZOO}.get(options.backend, CHUNKED)
+    names = options.rules.split(",") if options.rules else usual
+    numbers = range(len(cases_of(options.backend)))
     # a part is the same whatever other rules are asked for
     chosen = {n: [i for i in numbers if (i + crc32(n.encode())) % options.every == options.first] for n in names}
     return [

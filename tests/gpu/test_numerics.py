@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from device_cases import CHUNKED, SCANNED, Case, errors, missed, pairwise, random_cases
+from device_cases import CHUNKED, SCANNED, ZOO, Case, errors, missed, pairwise, random_cases, small
 from random_rules import seeds
 
 pytestmark = pytest.mark.gpu
@@ -33,3 +33,9 @@ def test_bars_of_random_rules(number: int, which: int) -> None:
 @pytest.mark.parametrize("name", SCANNED)
 def test_scan_kernels(name: str, case: Case) -> None:
     assert not missed(errors(name, case, backend="triton-scan"))
+
+
+@pytest.mark.parametrize("case", small(), ids=str)
+@pytest.mark.parametrize("name", ZOO)
+def test_what_a_call_takes(name: str, case: Case) -> None:
+    assert not missed(errors(name, case, backend="default"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from cases import CORPUS, arguments, error, rule, sizes, states
 from torch import Tensor
 
 import ruledsl
+from ruledsl.runtime import op
 from ruledsl.runtime.errors import (
     BackendError,
     DeviceError,
@@ -22,6 +24,7 @@ from ruledsl.runtime.errors import (
     UnknownInput,
 )
 from ruledsl.runtime.rule import load
+from ruledsl.runtime.setting import Setting
 
 SIZES = {"K": 8, "V": 6}
 
@@ -146,6 +149,19 @@ def test_free_sizes(K: int, V: int) -> None:
     r = rule("gated_delta")
     x = arguments(r, 1, 20, 1, {"K": K, "V": V})
     assert error(r(**x, backend="torch"), r(**x, backend="recurrent")) < 1e-9
+
+
+def test_a_default_that_has_no_form_here_gives_way(x: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(rule: ruledsl.Rule, setting: Setting) -> None:
+        raise BackendError("backend 'torch': too large; backend 'recurrent' runs it")
+
+    monkeypatch.setitem(op.BACKENDS, "torch", replace(op.BACKENDS["torch"], prepare=refuse))
+    r = load(rule("gated_delta").source.text)
+    with pytest.warns(UserWarning, match="backend 'recurrent' runs it"):
+        found = r(**x)
+    assert torch.equal(found, r(**x, backend="recurrent"))
+    with pytest.raises(BackendError, match="too large"):
+        r(**x, backend="torch")
 
 
 def test_consts_are_numbers_or_one_per_head() -> None:

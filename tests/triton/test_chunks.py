@@ -163,8 +163,6 @@ def test_what_cannot_be_done_names_the_operation_and_who_can(tmp_path: Path) -> 
         "`topk` has no Triton form; backend 'torch' runs it": BASIC + "S = a*S + v topk(k, 2)^T\noutput o = S q",
         "the function `ctz` has no Triton form; backend 'torch' runs it": BASIC
         + "S = a*S + ctz(t)*v k^T\noutput o = S q",
-        "joining tiles of several columns has no Triton form; backend 'torch' runs it": "state S[V, 2*K]\n"
-        "input q[K], k[2*K], v[V]\nS = S + v cat(q, q)^T\noutput o = S k",
     }
     cases: list[dict[str, Any]] = [{"rule": text} for text in texts.values()]
     cases += [{"rule": "linear", "length": 2, "sizes": {"K": 300}}, {"rule": "linear", "length": 20, "chunk_size": 24}]
