@@ -115,7 +115,8 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def forward(key: str, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.ops.ruledsl.chunk_forward(list(tensors), key))
+        call = _forward if _alone(tensors) else torch.ops.ruledsl.chunk_forward
+        return tuple(call(list(tensors), key))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -137,7 +138,8 @@ class _Run(torch.autograd.Function):
             for g, (shape, dtype) in zip(grads, ctx.shapes, strict=False)
         ]
         if torch.compiler.is_compiling() or not (_differentiable([*saved, *public]) or _transformed()):
-            found = torch.ops.ruledsl.chunk_backward(list(tensors), list(kept), public, ctx.key)
+            call = _backward if _alone([*saved, *public]) else torch.ops.ruledsl.chunk_backward
+            found = call(list(tensors), list(kept), public, ctx.key)
         else:
             found = _RunBackward.apply(ctx.key, len(tensors), len(kept), *tensors, *kept, *public)
         gradients = iter(found)
@@ -202,8 +204,16 @@ def run(key: str, tensors: list[Tensor]) -> list[Tensor]:
     """The results of the plan `key`, differentiable once."""
     # a traced graph holds the operator; its gradient is traced from the autograd kernel
     if torch.compiler.is_compiling() or not (_differentiable(tensors) or _transformed()):
-        return list(torch.ops.ruledsl.chunk_forward(tensors, key)[: _plan(key).results])
+        call = _forward if _alone(tensors) else torch.ops.ruledsl.chunk_forward
+        return list(call(tensors, key)[: _plan(key).results])
     return list(_Run.apply(key, *tensors)[: _plan(key).results])
+
+
+def _alone(tensors: Sequence[Tensor]) -> bool:
+    """Plain tensors and nobody who wants to see the operator: it is called as a function, which saves the host two dispatches."""
+    if torch.compiler.is_compiling() or _transformed() or torch._C._len_torch_dispatch_stack():
+        return False
+    return all(type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
 
 
 def _transformed() -> bool:

@@ -281,7 +281,7 @@ def _casts(device: str) -> bool:
 
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, enabled=False) if _has_autocast(device.type) else nullcontext()
+    return torch.autocast(device.type, enabled=False) if _casts(device.type) else nullcontext()
 
 
 def _check_packing(cu_seqlens: Tensor | None, call: Call) -> None:

@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +140,7 @@ class TritonPlan:
     def results(self) -> int:
         return len(self.outputs) + len(self.form.states)
 
-    @property
+    @cached_property
     def differentiable(self) -> tuple[bool, ...]:
         keys = [tensor_key(p) for p in (*self.form.inputs, *self.form.params)] + [s.key for s in self.form.states]
         return tuple(k in self.form.with_gradient for k in keys) + (False,) * (2 if self.packed else 1)
