@@ -18,6 +18,7 @@ from enum import StrEnum
 
 from ruledsl.chunk.build import Builder, Tile
 from ruledsl.chunk.matrix_maps import matrix_map
+from ruledsl.chunk.order import bottom_up
 from ruledsl.chunk.unsupported import UnsupportedForm
 
 INF = float("inf")
@@ -72,16 +73,8 @@ class _Reader:
         return self._of(tile) or self._constant(tile)
 
     def _of(self, tile: Tile) -> Map | None:
-        stack = [tile]
-        while stack:
-            own = stack[-1]
-            waiting = [a for a in own.args if a not in self.made]
-            if own in self.made or own in self.enters or not waiting:
-                stack.pop()
-                if own not in self.made:
-                    self.made[own] = self._read(own)
-            else:
-                stack += waiting
+        for own in bottom_up(tile, lambda t: () if t in self.enters else t.args, self.made):
+            self.made[own] = self._read(own)
         return self.made[tile]
 
     def _read(self, tile: Tile) -> Map | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from ruledsl.chunk.arithmetic import factors
 from ruledsl.chunk.build import Builder, Tile
+from ruledsl.chunk.order import bottom_up
 from ruledsl.chunk.program import Axis
 
 
@@ -64,20 +65,14 @@ class _Reader:
         self.dense = False  # is the state multiplied by a matrix?
 
     def of(self, tile: Tile) -> _Value | None:
-        stack = [tile]
-        while stack:
-            own = stack[-1]
-            waiting = [a for a in self._needs(own) if a not in self.made]
-            if own in self.made or own == self.enter or not waiting:
-                stack.pop()
-                if own not in self.made:
-                    self.made[own] = self._read(own)
-            else:
-                stack += waiting
+        for own in bottom_up(tile, self._needs, self.made):
+            self.made[own] = self._read(own)
         return self.made[tile]
 
     def _needs(self, tile: Tile) -> tuple[Tile, ...]:
         """What a value is read from: a sum of products from the factors."""
+        if tile == self.enter:
+            return ()
         return tile.args[0].args if _contracts(tile) else tile.args
 
     def _read(self, tile: Tile) -> _Value | None:

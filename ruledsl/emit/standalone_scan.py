@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from ruledsl.chunk.order import bottom_up
 from ruledsl.chunk.program import Port, PortKind, Program, ResultKind
 from ruledsl.chunk.scan import Scan
 from ruledsl.emit.names import Names, identifier, quoted
@@ -103,16 +104,8 @@ class _Writer:
     # ------------------------------------------------------------------------------------------------ values
 
     def _text(self, index: int) -> Text:
-        stack = [index]
-        while stack:
-            i = stack[-1]
-            waiting = [a for a in self._needs(i) if a not in self.texts]
-            if i in self.texts or not waiting:
-                stack.pop()
-                if i not in self.texts:
-                    self.texts[i] = self._made(i)
-            else:
-                stack += waiting
+        for own in bottom_up(index, self._needs, self.texts):
+            self.texts[own] = self._made(own)
         return self.texts[index]
 
     def _contracts(self, index: int) -> bool:

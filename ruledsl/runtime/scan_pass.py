@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ruledsl.chunk.order import bottom_up
 from ruledsl.chunk.program import Node, Port, PortKind, Program, ResultKind
 from ruledsl.chunk.scan import Scan
 from ruledsl.lang.typed import dim_value
@@ -36,16 +37,8 @@ class Values:
         self.made: dict[int, Tensor] = {}
 
     def __getitem__(self, index: int) -> Tensor:
-        stack = [index]
-        while stack:
-            i = stack[-1]
-            waiting = [a for a in self._needs(i) if a not in self.made]
-            if i in self.made or not waiting:
-                stack.pop()
-                if i not in self.made:
-                    self.made[i] = self._make(i)
-            else:
-                stack += waiting
+        for own in bottom_up(index, self._needs, self.made):
+            self.made[own] = self._make(own)
         return self.made[index]
 
     def _needs(self, index: int) -> tuple[int, ...]:
