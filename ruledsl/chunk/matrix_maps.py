@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from ruledsl.chunk.arithmetic import factors
 from ruledsl.chunk.build import Builder, Tile
 from ruledsl.chunk.order import bottom_up
-from ruledsl.chunk.program import Axis
 
 
 class _No(Exception):
@@ -55,7 +54,7 @@ def matrix_map(b: Builder, enter: Tile, leave: Tile) -> tuple[Tile, Tile, Tile] 
     else:
         left = found.scale if left is None else left * found.scale
     one = b.const(1.0)
-    return one if left is None else left, one if right is None else right, found.free
+    return one if left is None else left, one if right is None else right, b.expand(found.free, enter.shape)
 
 
 class _Reader:
@@ -97,10 +96,10 @@ class _Reader:
                 sign = b.const(1.0 if fn == "add" else -1.0)
                 first, second = (self._lifted(v, a, tile) for v, a in zip((x, y), tile.args, strict=True))
                 return self._sum(first, self._scaled(second, sign))
-            case "map", "mul", [x, y]:
-                x, factor = (x, tile.args[1]) if y is None else (y, tile.args[0]) if x is None else (None, tile)
-                if x is not None:
-                    return self._scaled(x, factor)
+            case "map", "mul", [_Value() as x, None]:
+                return self._scaled(x, tile.args[1])
+            case "map", "mul", [None, _Value() as x]:
+                return self._scaled(x, tile.args[0])
             case "map", "div", [_Value() as x, None]:
                 return self._scaled(x, 1.0 / tile.args[1])
             case "sum", int(axis), [_Value() as x]:
@@ -113,14 +112,11 @@ class _Reader:
 
     # ------------------------------------------------------------------------------------------------ sides
 
-    def _size(self, side: int) -> Axis:
-        return self.enter.shape[side]
-
     def _left(self, x: _Value) -> Tile:
-        return self.b.eye(self._size(0)) if x.left is None else x.left
+        return self.b.eye(self.enter.shape[0]) if x.left is None else x.left
 
     def _right(self, x: _Value) -> Tile:
-        return self.b.eye(self._size(1)) if x.right is None else x.right
+        return self.b.eye(self.enter.shape[1]) if x.right is None else x.right
 
     def _lifted(self, x: _Value | None, tile: Tile, like: Tile) -> _Value:
         """A value of the shape of `like`; one without the state has a scale of 0."""
@@ -140,19 +136,18 @@ class _Reader:
         """Times numbers, columns and rows."""
         if x.turned:
             return self._scaled(x.T, by.T).T
-        free = x.free * by
         number, parts = factors(by)
-        scale, left, right = x.scale * number, x.left, x.right
+        x = replace(x, scale=x.scale * number, free=x.free * by)
         for part in parts:
             if part.shape == (1, 1):
-                scale = scale * part
+                x = replace(x, scale=x.scale * part)
             elif part.shape[0] == 1:
-                right = (self.b.eye(self._size(1)) if right is None else right) * part
+                x = replace(x, right=self._right(x) * part)
             elif part.shape[1] == 1:
-                left = (self.b.eye(self._size(0)) if left is None else left) * part
+                x = replace(x, left=self._left(x) * part)
             else:
                 raise _No
-        return _Value(scale, left, right, free)
+        return x
 
     def _contracted(self, tile: Tile, x: _Value | None, y: _Value | None) -> _Value:
         """A sum of products: of a row with the rows of a matrix, or of columns."""
@@ -164,8 +159,8 @@ class _Reader:
             if axis == 1:
                 return self._times(value, own, by.T, False).T
             return self._times(value.T, own, by, True)
-        product_ = tile.args[0]
-        return self._summed(self._scaled(self._spread(value, own, product_), by), product_, axis)
+        both = tile.args[0]
+        return self._summed(self._scaled(self._spread(value, own, both), by), both, axis)
 
     def _summed(self, x: _Value, tile: Tile, axis: int) -> _Value:
         if x.turned:
@@ -197,6 +192,7 @@ class _Reader:
     # ------------------------------------------------------------------------------------------------ sums
 
     def _sum(self, x: _Value, y: _Value) -> _Value:
+        """x + y, if they share a side."""
         free = x.free + y.free
         if 0.0 in (x.scale.value, y.scale.value):
             return replace(y if x.scale.value == 0.0 else x, free=free)

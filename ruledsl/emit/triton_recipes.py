@@ -17,7 +17,7 @@ from ruledsl.emit.triton_memory import Memory
 from ruledsl.emit.triton_names import cotangent_name, safe
 from ruledsl.emit.triton_products import FUNCTIONS, HELPERS, back_part, chain_back, chain_grams, dot, helper, real_dot
 from ruledsl.emit.triton_spelling import literal, template
-from ruledsl.schedule.attributes import flags, integer, logged, number, shifted
+from ruledsl.schedule.attributes import flags, integer, is_zeros, logged, number, shifted
 from ruledsl.schedule.kernels import Buffer, Carry
 from ruledsl.schedule.unsupported import unsupported
 
@@ -285,7 +285,7 @@ class Recipes:
             if extent == 1:
                 text = f"tl.where((tl.arange(0, {wide}) == {at})[None, :], {{{len(columns)}}}, {text})"
                 columns.append(part)
-            elif source.op != "full" or number(source) != 0.0:
+            elif not is_zeros(source):
                 raise unsupported("joining tiles of several columns has no Triton form")
             if not isinstance(extent, int):
                 raise unsupported("joining tiles of open widths has no Triton form")

@@ -53,9 +53,11 @@ def _step(split: Split, sizes: Mapping[str, int], block: int, main: Module) -> M
         return Module(split.uncut(), sizes, 1)
     if main.space.cut is None or main.space.cut in main.space.wide:
         return main
-    while block > 1 and _largest(Module(split, sizes, block)) > _STEP_TILE:
+    step = main
+    while block > 1 and _largest(step) > _STEP_TILE:
         block //= 2
-    return Module(split, sizes, block)
+        step = Module(split, sizes, block)
+    return step
 
 
 def _largest(module: Module) -> int:

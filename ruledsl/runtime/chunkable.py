@@ -11,6 +11,7 @@ from ruledsl.chunk.program import Node, Program
 from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.lang import typed
 from ruledsl.runtime.statics import carried
+from ruledsl.schedule.attributes import is_zeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Chunkable:
 
     def _joins(self, node: Node) -> bool:
         parts = [self.program.nodes[a] for a in node.args] if node.op == "cat" else []
-        return node.op == "kron" or any(p.shape[1] != 1 and (p.op, p.attr) != ("full", 0.0) for p in parts)
+        return node.op == "kron" or any(p.shape[1] != 1 and not is_zeros(p) for p in parts)
 
 
 def chunkable(rule: typed.Rule, sizes: Mapping[str, int]) -> Chunkable | str:

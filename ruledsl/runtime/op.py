@@ -7,7 +7,7 @@ numbers and dtypes only. Tracing (torch.compile, torch.export) takes its result 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -79,7 +79,12 @@ BACKENDS: dict[str, Backend] = {
 
 
 def default_backend(rule: Rule, device: str, sizes: Sized = None) -> str:
-    return next(b.name for b in BACKENDS.values() if b.is_default(rule, device, sizes))
+    return next(_claiming(rule, device, sizes)).name
+
+
+def _claiming(rule: Rule, device: str, sizes: Sized) -> Iterator[Backend]:
+    """The default, then those that would be without it."""
+    return (b for b in BACKENDS.values() if b.is_default(rule, device, sizes))
 
 
 def backend_named(name: str) -> Backend:
@@ -133,17 +138,15 @@ def prepare_sequence(
     setting = Setting(sizes, heads, *dtypes, device, chunk_size, packed)
 
     def make(found: Rule) -> Prepared:
-        plain = _step(found, setting)
-        if backend is not None:
-            chosen = backend_named(backend)
-            return replace(plain, backend=chosen, plan=chosen.prepare(found, setting))
-        *first, last = (b for b in BACKENDS.values() if b.is_default(found, device.type, dict(sizes)))
-        for chosen in first:
+        refused: list[BackendError] = []
+        for chosen in [backend_named(backend)] if backend is not None else _claiming(found, device.type, dict(sizes)):
+            if refused:
+                warnings.warn(str(refused[-1]), stacklevel=2)
             try:
-                return replace(plain, backend=chosen, plan=chosen.prepare(found, setting))
+                return replace(_step(found, setting), backend=chosen, plan=chosen.prepare(found, setting))
             except BackendError as why:
-                warnings.warn(str(why), stacklevel=2)
-        return replace(plain, backend=last, plan=last.prepare(found, setting))
+                refused.append(why)
+        raise refused[-1]
 
     return _named((rule, setting, backend), make)
 

@@ -115,8 +115,7 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def forward(key: str, *tensors: Tensor) -> tuple[Tensor, ...]:
-        call = _forward if _alone(tensors) else torch.ops.ruledsl.chunk_forward
-        return tuple(call(list(tensors), key))
+        return tuple(_called(list(tensors), key))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -204,9 +203,13 @@ def run(key: str, tensors: list[Tensor]) -> list[Tensor]:
     """The results of the plan `key`, differentiable once."""
     # a traced graph holds the operator; its gradient is traced from the autograd kernel
     if torch.compiler.is_compiling() or not (_differentiable(tensors) or _transformed()):
-        call = _forward if _alone(tensors) else torch.ops.ruledsl.chunk_forward
-        return list(call(tensors, key)[: _plan(key).results])
+        return list(_called(tensors, key)[: _plan(key).results])
     return list(_Run.apply(key, *tensors)[: _plan(key).results])
+
+
+def _called(tensors: list[Tensor], key: str) -> list[Tensor]:
+    call = _forward if _alone(tensors) else torch.ops.ruledsl.chunk_forward
+    return call(tensors, key)
 
 
 def _alone(tensors: Sequence[Tensor]) -> bool:

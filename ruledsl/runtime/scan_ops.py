@@ -3,7 +3,8 @@
 Maps are a list of parts for each state, as in `chunk.maps`, None for 0; monoids go by their values there. Tokens are joined
 in pairs, the pairs in pairs, and so on: a run takes log2(C) turns and as many compositions and applications as it has tokens.
 Where a CPU has enough to do with the states of one token, they are taken one after the other, which composes nothing
-(measured: see benchmarks/NOTES.md), nor does it for matrices, whose products cost more than what they are applied to. Compiled files hold these functions as text: no annotations.
+(measured: see benchmarks/NOTES.md); so are matrices, whose products cost more than to apply them. Compiled files hold these
+functions as text: no annotations.
 """
 
 import torch
@@ -17,14 +18,8 @@ def entering_tokens(monoid, maps, start, length):
     """What enters each token [B, H, C, ...] and what leaves the last [B, H, ...]."""
     first = [s.unsqueeze(2) for s in start]
     parts = [p for row in maps for p in row if p is not None]
-    if monoid == "matrix":
-        ((left, right, free),) = maps
-        batch = torch.broadcast_shapes(first[0].shape[:2], *(p.shape[:2] for p in parts))
-        shape = (*batch, 1, *first[0].shape[3:])
-        maps = [[left, right, None if free is None else free.expand(*free.shape[:3], *shape[3:])]]
-    else:
-        shape = torch.broadcast_shapes(first[0].shape, *((*p.shape[:2], 1, *p.shape[3:]) for p in parts))
-    first = [s.expand(shape) for s in first]
+    batch = torch.broadcast_shapes(first[0].shape[:2], *(p.shape[:2] for p in parts))
+    first = [s.expand(*batch, 1, *s.shape[3:]) for s in first]
     spread = [[None if p is None else p.expand(*p.shape[:2], length, *p.shape[3:]) for p in row] for row in maps]
     after = _after(monoid, spread, first, length)
     return (
@@ -232,13 +227,11 @@ class Scanned(torch.autograd.Function):
             seen = [x.detach().requires_grad_() for x in into]
             maps, _ = Scanned.parts(ctx.width, [*leaves, *seen])
             after = _TABLE[ctx.monoid][1](maps, seen)
-        back = "affine"
         if ctx.monoid == "matrix":
-            back = "matrix"
-            own = [[None if x is None else x.mT for x in given[:2]]]
+            back, own = "matrix", [[None if x is None else x.mT for x in given[:2]]]
         else:
             own = [torch.autograd.grad(y, seen, torch.ones_like(y), retain_graph=True, allow_unused=True) for y in after]
-            own = list(zip(*own, strict=True))
+            back, own = "affine", zip(*own, strict=True)
         rows = [[*(None if x is None else x.flip(2) for x in row), gradients[j].flip(2)] for j, row in enumerate(own)]
         behind, first = entering_tokens(back, rows, gradients[count:], length)
         wanted = [x for x in leaves if x is not None]

@@ -1,4 +1,5 @@
-"""Rules whose states go entry by entry or are multiplied by matrices, on torch: scans over the tokens of a chunk, chunk after chunk, on any device.
+"""Rules whose states go entry by entry or are multiplied by matrices, on torch: scans over the tokens of a chunk, chunk after
+chunk, on any device.
 
 Tiles as in `chunked`; the states are all that one token hands to the next, as a token program has them.
 """

@@ -44,7 +44,7 @@ _VECTOR = 128  # the same for a state that is a vector
 _PROGRAMS = 128  # of one sequence, aimed at where states go entry by entry; a block keeps a warp's lanes
 _WARP = 32
 _WARPS = ((256, 1), (1_024, 2), (4_096, 4), (8_192, 8))  # by entries of the largest tile; 16 above
-_STEP_WARPS = ((1_024, 1), *_WARPS[2:])
+_STEP_WARPS = ((1_024, 1), *_WARPS[2:])  # the same in a step
 _TEXTS: dict[tuple[str, int, tuple[tuple[str, int], ...]], TokenText] = {}
 
 

@@ -17,6 +17,11 @@ def number(node: Node) -> float:
     return float(node.attr)
 
 
+def is_zeros(node: Node) -> bool:
+    """A tile of zeros, which no kernel reads."""
+    return node.op == "full" and number(node) == 0.0
+
+
 def flags(node: Node) -> tuple[bool, bool]:
     """A dot's `ta` and `tb`."""
     assert isinstance(node.attr, tuple) and len(node.attr) == 2

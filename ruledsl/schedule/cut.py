@@ -245,8 +245,9 @@ class Cutter:
         targets = [r.node for r in results]
         graph = self.graph
         if sums := sorted(state_sums(graph, self.memory, targets)):
-            self._chunk_kernel(f"{name}_sums", purpose, writes := [Buffer(f"{name}_sum_{i}", i, False) for i in sums], [])
-            self.memory |= {b.node: b for b in writes}
+            totals = [Buffer(f"{name}_sum_{i}", i, False) for i in sums]
+            self._chunk_kernel(f"{name}_sums", purpose, totals, [])
+            self.memory |= {b.node: b for b in totals}
         ending = row_sums(graph, self.memory, targets) | column_sums(graph, self.memory, targets)
         stage = stages(graph, self.memory, self.levels, ending)
         plan = Ahead(graph, self.memory, self.levels, stage)

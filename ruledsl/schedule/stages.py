@@ -32,12 +32,13 @@ def state_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> fro
     if not any(graph.op(i) == "dot" and graph.large(i) and graph.contracts_rows(i) for i in made):
         return frozenset()
 
-    def plain(index: int) -> bool:
-        stored = index in memory or graph.trivial(index)
-        return stored or (graph.op(index) in ELEMENTWISE | {"sum"} and all(map(plain, graph.args(index))))
-
-    numbers = (i for i in made if graph.op(i) == "sum" and graph.program.nodes[i].shape == (1, 1))
-    return frozenset(i for i in numbers if plain(i) and any(map(graph.contracts_rows, graph.ancestors([i], memory))))
+    plain: set[int] = set()  # made of what is in memory, entry by entry and by sums
+    for i in sorted(made):
+        stored = (a in plain or a in memory or graph.trivial(a) for a in graph.args(i))
+        if graph.op(i) in ELEMENTWISE | {"sum"} and all(stored):
+            plain.add(i)
+    numbers = (i for i in plain if graph.op(i) == "sum" and graph.program.nodes[i].shape == (1, 1))
+    return frozenset(i for i in numbers if any(map(graph.contracts_rows, graph.ancestors([i], memory))))
 
 
 def column_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> frozenset[int]:
