@@ -137,6 +137,7 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
     from ruledsl.chunk.simplify import PASSES, simplify
     from ruledsl.schedule.gather_gates import gather_gates
     from ruledsl.schedule.row_products import row_products
+    from ruledsl.schedule.scale_rows import scale_rows
     from ruledsl.schedule.slots import without_slots
     from ruledsl.schedule.swap_rows import swap_rows
     from ruledsl.schedule.unsupported import unsupported
@@ -155,7 +156,7 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
         for p in (program, differentiate(program, keep_states=True))
     )
     bounds = {s.name: s.interval.low for s in unrolled.symbols if s.interval is not None}
-    return forward, gather_gates(swap_rows(backward), bounds)
+    return scale_rows(forward), gather_gates(scale_rows(swap_rows(backward)), bounds)
 
 
 def kernels(

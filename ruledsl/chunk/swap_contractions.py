@@ -64,14 +64,29 @@ def _swapped(b: Builder, term: Tile, axes: list[int], known: set[Tile]) -> list[
 
 
 def contracted(b: Builder, weight: Tile, dot: Tile, axis: int, known: set[Tile]) -> Tile | None:
-    """The sum over `axis` of weight * (x y^T), if weight y (or weight^T x) is known."""
+    """The sum over `axis` of weight * (x y^T), if weight y (or weight^T x), or its transpose, is known."""
     left, right = dot.args
+    ta, tb = _flags(dot)
+    other = b.dot(weight, right, False, not tb) if axis == 1 else b.dot(weight, left, True, ta)
+    own = (left.T if ta else left) if axis == 1 else (right if tb else right.T)
+    negative = other.op == "map" and other.attr == "neg"
+    product = other.args[0] if negative else other
+    if product in known:
+        total = b.sum(own * other, 1)
+    elif product.op == "dot" and (turned := _turned(b, product)) in known:
+        total = b.sum(own.T * turned, 0).T * (-1.0 if negative else 1.0)
+    else:
+        return None
+    return total if axis == 1 else total.T
+
+
+def _turned(b: Builder, dot: Tile) -> Tile:
+    """The product whose transpose this one is."""
+    ta, tb = _flags(dot)
+    return b.dot(dot.args[1], dot.args[0], not tb, not ta)
+
+
+def _flags(dot: Tile) -> tuple[bool, bool]:
     assert isinstance(dot.attr, tuple)
     ta, tb = map(bool, dot.attr)
-    other = b.dot(weight, right, False, not tb) if axis == 1 else b.dot(weight, left, True, ta)
-    negative = other.op == "map" and other.attr == "neg"
-    if (other.args[0] if negative else other) not in known:
-        return None
-    own = (left.T if ta else left) if axis == 1 else (right if tb else right.T)
-    total = b.sum(own * other, 1)
-    return total if axis == 1 else total.T
+    return ta, tb

@@ -18,7 +18,7 @@ from ruledsl.emit.triton_names import cotangent_name, safe
 from ruledsl.emit.triton_products import FUNCTIONS, HELPERS, back_part, chain_back, chain_grams, dot, helper, real_dot
 from ruledsl.emit.triton_spelling import literal, template
 from ruledsl.schedule.attributes import flags, integer, is_zeros, logged, number, shifted
-from ruledsl.schedule.kernels import Buffer, Carry
+from ruledsl.schedule.kernels import Buffer, Carry, Mode
 from ruledsl.schedule.unsupported import unsupported
 
 _ELEMENTWISE = frozenset({"map", "select", "cast", "expand", "mask", "mexp"})
@@ -64,7 +64,7 @@ class Recipes:
         if o.startswith("grams"):
             return chain_grams(self.frame, self.memory, self.grams[int(o.removeprefix("grams"))])
         if index in self.once and o == "t":
-            return Recipe(((index, "n"),), "tl.trans({0})", inline=True)
+            return self._turned(index)
         if index in self.buffers:
             return Recipe((), self.memory.load_buffer(self.buffers[index], o))
         if index in self.carried:
@@ -82,6 +82,19 @@ class Recipes:
         if o == "t" and (node.op not in _EITHER_WAY or (node.op in _ELEMENTWISE and index not in self.by_dots)):
             return Recipe(((index, "n"),), "tl.trans({0})")
         return self._compute(index, node, o)
+
+    def _turned(self, index: int) -> Recipe:
+        """A tile that is there in the other orientation. The loads of a serial kernel go ahead: for both orientations only where
+        wgmma takes either from shared memory, below its 64 rows each has a load of its own."""
+        if self.frame.kernel.mode is Mode.CHUNK:
+            return Recipe(((index, "n"),), "tl.trans({0})", inline=True)
+        if index in self.buffers:
+            load = self.memory.load_buffer(self.buffers[index], "t")
+        else:
+            source = self.loaded(index)
+            assert source is not None
+            load = self.memory.load_port(source, "t", cleared=source != index)
+        return Recipe(((index, "n"),), f"tl.trans({{0}}) if C >= 64 else {load}")
 
     def resolve(self, demand: Demand) -> Demand:
         """The demand without transposes: they are a matter of orientation."""

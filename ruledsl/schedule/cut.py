@@ -40,6 +40,7 @@ _GRADIENTS = (
     "Gradients of every chunk's inputs, from the state that enters it and the gradient of the state that leaves it."
 )
 _ALONE = "Chunk after chunk, the state or its gradient in registers: the gradients that depend on it."
+MOST_BESIDE = 2  # products that a serial kernel makes for a result beside its chain
 _IN_PLACE = ELEMENTWISE | {"dot"}  # with state rows: made where it is used; the serial chain does not wait for it
 
 
@@ -89,14 +90,15 @@ def _backward(graph: Graph, there: dict[int, Buffer]) -> tuple[Kernel, ...]:
     entering = {c.enter for c in states}
     swept = _made(graph, states, ())
     back = _made(graph, cotangents, entering)
-    early = [r for r in gradients if _comes_along(graph, r.node, back)]
+    carried = {c.enter for c in cotangents}
+    early = [r for r in gradients if _comes_along(graph, r.node, back) or _beside(graph, r.node, carried, entering, there)]
     if states:
         again = _again(graph, swept, [*wanted, *(c.leave for c in cotangents)], entering)
-        later = Later([*(c.leave for c in cotangents), *(r.node for r in early)], {c.enter for c in cotangents})
+        later = Later([*(c.leave for c in cotangents), *(r.node for r in early)], carried)
         cutter.serial("sweep", _SWEEP, states, [], keep="enter", also=again, later=later)
     if cotangents:
         gradients = [r for r in gradients if r not in early]
-        again = _again(graph, back, [r.node for r in gradients], {c.enter for c in cotangents} | set(cutter.memory))
+        again = _again(graph, back, [r.node for r in gradients], carried | set(cutter.memory))
         cutter.serial("reverse", _REVERSE, cotangents, early, keep="leave", also=again)
     cutter.ahead("gradients", (), gradients, _GRADIENTS)
     return tuple(cutter.kernels)
@@ -146,6 +148,17 @@ def _comes_along(graph: Graph, result: int, made: frozenset[int]) -> bool:
                 return False
             todo += graph.args(index)
     return found and graph.owned(result)
+
+
+def _beside(graph: Graph, result: int, carried: set[int], states: set[int], there: Iterable[int]) -> bool:
+    """Can a serial kernel make a result beside its chain: by few products of what it carries and of what it loads?"""
+    ends = carried | set(there)
+    made = graph.ancestors([result], ends) - ends
+    depends = graph.dependents(carried | states)
+    rows = [i for i in made if graph.owned(i) or graph.contracts_rows(i)]
+    plain = all(graph.op(i) in _IN_PLACE and not graph.contracts_rows(i) or graph.trivial(i) for i in rows)
+    products = sum(graph.op(i) == "dot" for i in rows)
+    return graph.owned(result) and result in depends and plain and products <= MOST_BESIDE and depends & made <= set(rows)
 
 
 @dataclass(frozen=True, slots=True)

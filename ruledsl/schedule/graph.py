@@ -138,6 +138,14 @@ class Graph:
             for u in users
         )
 
+    def is_operand(self, index: int, readers: Iterable[int]) -> bool:
+        """Does a dot between large tiles among the readers use the node?"""
+        among = list(readers)
+        users = [u for u in among if index in self.args(u) and u != index]
+        return any(
+            (self.op(u) == "dot" and self.large(u)) or (self.op(u) in _PLAIN and self.is_operand(u, among)) for u in users
+        )
+
     def word(self, index: int) -> str:
         """What the node is called after."""
         node = self.program.nodes[index]

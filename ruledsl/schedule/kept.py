@@ -17,14 +17,13 @@ def kept(forward: Graph, kernels: Iterable[Kernel], gradient: Graph) -> tuple[tu
     """Buffers that the forward kernels write, each with the same values as a buffer of the gradient program."""
     twin = {first: second for second, first in _twins(forward.program, gradient.program).items()}
     needed = gradient.ancestors(r.node for r in gradient.program.results)
-    everywhere = range(len(gradient.program.nodes))
     found = []
     for b in (b for k in kernels for b in k.writes if not b.levels):
         node = twin.get(b.node)
         if node not in needed or not all(isinstance(axis, Rows) for axis in forward.program.nodes[b.node].shape):
             continue
         # in float32 is what an inverse is made of, which overwrites it
-        if b.operand and (gradient.op(node) == "inverse" or gradient.only_operand(node, everywhere)):
+        if b.operand and (gradient.op(node) == "inverse" or gradient.is_operand(node, needed)):
             found.append((b, Buffer(f"kept_{gradient.word(node)}_{node}", node, b.operand)))
     return tuple(found)
 

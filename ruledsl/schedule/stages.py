@@ -11,7 +11,7 @@ from ruledsl.schedule.attributes import logged
 from ruledsl.schedule.graph import CHAINS, ELEMENTWISE, Graph
 from ruledsl.schedule.kernels import Load
 
-MOST_SUMS = 3  # products over state rows in one chunk kernel that does anything else; one less beside decayed products
+MOST_SUMS = 3  # products over state rows in one chunk kernel; one less beside decayed products, or the sums of a gate
 LIGHT, HEAVY, MANY_SUMS = 1, 6, 4  # products, and sums, in one chunk kernel, see `load`; measured
 
 
@@ -20,7 +20,8 @@ def row_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> froze
     registers of the one that goes on with them."""
     made = graph.ancestors(targets, memory) - set(memory)
     found = [i for i in made if graph.contracts_rows(i)]
-    most = MOST_SUMS - any(graph.op(i) in CHAINS for i in made)
+    more = [i for i in made if graph.op(i) == "sum" and i not in found and graph.large(graph.args(i)[0])]
+    most = MOST_SUMS - (len(more) >= MANY_SUMS or any(graph.op(i) in CHAINS for i in made))
     return frozenset(found if sum(map(graph.large, found)) > most else ())
 
 

@@ -26,7 +26,7 @@ def swap_rows(program: Program) -> Program:
             continue
         if graph.axes.of[node.args[0]][1] != graph.rows:
             continue
-        parts = [(number, _swapped(b, term, known)) for number, term in terms(tile.args[0])]
+        parts = [(number, _swapped(b, own, known)) for number, own in _single(tile.args[0])]
         if all(found is not None for _, found in parts):
             total = b.const(0.0)
             for number, found in parts:
@@ -37,14 +37,32 @@ def swap_rows(program: Program) -> Program:
     return b.program(list(zip(program.results, results, strict=True)), program.types, program.chunk)
 
 
-def _swapped(b: Builder, term: Tile, known: set[Tile]) -> Tile | None:
-    number, parts = factors(term)
-    for factor in parts:
-        rest = list(parts)
+def _single(tile: Tile) -> list[tuple[float, list[Tile]]]:
+    """A sum as terms, each a number and factors; one factor that is a sum itself is multiplied out."""
+    found = []
+    for number, term in terms(tile):
+        more, parts = factors(term)
+        split = next((i for i, p in enumerate(parts) if len(terms(p)) > 1), None)
+        if split is None:
+            found.append((number * more, parts))
+            continue
+        rest = parts[:split] + parts[split + 1 :]
+        for inner, part in terms(parts[split]):
+            own, among = factors(part)
+            found.append((number * more * inner * own, [*rest, *among]))
+    return found
+
+
+def _swapped(b: Builder, parts: list[Tile], known: set[Tile]) -> Tile | None:
+    """The sum over columns of a product of these factors."""
+    scales = [p for p in parts if p.shape[1] == 1]
+    wide = [p for p in parts if p.shape[1] != 1]
+    for factor in wide:
+        rest = list(wide)
         rest.remove(factor)
         if factor.op != "dot" or not rest:
             continue
         weight = product(b, 1.0, rest)
-        if weight.shape == term.shape and (found := contracted(b, weight, factor, 1, known)) is not None:
-            return found * number
+        if weight.shape == factor.shape and (found := contracted(b, weight, factor, 1, known)) is not None:
+            return product(b, 1.0, [*scales, found])
     return None

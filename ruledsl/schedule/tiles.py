@@ -54,10 +54,13 @@ def alike(chunk: int, loop: Loop) -> Tiles:
 
 
 LOADS = tuple(f.name for f in fields(Tiles))[1:]
-# of 16-bit operands, chunks of at most 32 tokens, sides of at most 128; others spill or want more shared memory
+# of 16-bit operands and sides of at most 128, by tokens of a chunk; others spill or want more shared memory
 _MEASURED = {
-    "light": Loop(2, 64, 2), "usual": Loop(4, 64, 3), "rows": Loop(4, 64, 2), "sums": Loop(4, 64, 1),
-    "slim": Loop(2, 16, 2), "heavy": Loop(8, 64, 2),
+    64: {"rows": Loop(8, 32, 3), "slim": Loop(4, 16, 2)},
+    32: {
+        "light": Loop(2, 64, 2), "usual": Loop(4, 64, 3), "rows": Loop(4, 64, 2), "sums": Loop(4, 64, 1),
+        "slim": Loop(2, 16, 2), "heavy": Loop(8, 64, 2),
+    },
 }  # fmt: skip
 
 
@@ -75,14 +78,14 @@ def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: 
     chunk = min(chunk, longest)
     block = 64 if small else 32 if wide <= 128 else 16
     lengths = [c for c in (64, 32, 16) if c <= chunk]
-    measured = {} if not small else {"rows": Loop(8, 32, 3)} if chunk == 64 else _MEASURED
+    measured = _MEASURED[max(32, chunk)] if small else {}
     usual = Loop(4 if small and chunk < 64 else 8, 64, 1)
 
     found = []
     for b in (b for b in (block, 16) if b <= block):
         rows = replace(usual, side=b)
         safe = dict.fromkeys(LOADS, usual) | {"rows": rows, "sums": rows, "slim": replace(usual, side=32)}
-        serial = [Loop(4, b, s) for s in ((3, 2, 1) if operand_bytes == 2 else (2, 1))]
+        serial = [Loop(4, b, s) for s in ((3, 2, 1) if operand_bytes == 2 and chunk < 64 else (2, 1))]
         found += [safe | loops | {"serial": s} for s in serial for loops in (measured, {})]
     return tuple(dict.fromkeys(Tiles(c, **loops) for c in lengths for loops in found))
 
