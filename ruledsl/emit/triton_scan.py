@@ -127,9 +127,6 @@ class _Scan(Module):
         for j in range(tokens):
             held = [Held(h.port, h.leave, _entering(h, j), h.o) for h in self.states]
             body = self.body(f"{prefix}{j}", f"token{j}", f"place + turn + {j}", held, CHANGING if outputs else ())
-            summed = {h.leave: more for h in self.states if outputs and (more := self._summand(h)) is not None}
-            for h in (h for h in self.states if h.leave in summed):
-                body.want(summed[h.leave], h.o)
             self._want(body, self.states, outputs)
             ahead += body.ahead
             loads += [f"{n} = {x}" for n, x in body.fetched]
@@ -137,29 +134,9 @@ class _Scan(Module):
             if outputs:
                 lines += self._outputs(body, f"token{j}", self._live(j))
             for h in self.states:
-                now, then, value = _entering(h, j), _entering(h, j + 1), body.full(h.leave, h.o)
-                if h.leave in summed:
-                    more, low = f"more{j}{h.name}", f"low{h.name}"
-                    lines.append(f"{more} = {body.full(summed[h.leave], h.o)} + {low}")
-                    lines.append(f"{then} = {self._if_live(j, f'{now} + {more}', now)}")
-                    lines.append(f"{low} = {self._if_live(j, f'{more} - ({then} - {now})', low)}")
-                else:
-                    lines.append(f"{then} = {self._if_live(j, value, now)}")
+                value = self._if_live(j, body.full(h.leave, h.o), _entering(h, j))
+                lines.append(f"{_entering(h, j + 1)} = {value}")
         return ahead, loads, lines
-
-    def _summand(self, h: Held) -> int | None:
-        """The node that a state adds to itself with every token, where it does nothing else: such sums grow (an angle over
-        thousands of tokens), so what rounding loses of them is carried as well."""
-        program = self.split.forward.program
-        node = program.nodes[h.leave]
-        if node.op != "map" or node.attr != "add":
-            return None
-        for own, other in (node.args, node.args[::-1]):
-            source = program.nodes[own]
-            is_state = source.op == "input" and program.port(source) == h.port
-            if is_state and program.nodes[other].shape == node.shape:
-                return other
-        return None
 
     # ------------------------------------------------------------------------------------------------ kernels
 
@@ -172,11 +149,9 @@ class _Scan(Module):
         last = [f"{h.name} = {_entering(h, self.walk.turn)}" for h in self.states]
         inner = [*self._turn(), *loads, *(keep if self.walk.keeps else []), *lines, *last]
         leaving = [h for h in self.states if not self.starts or h.port in self.starts]
-        summed = [h for h in self.states if self._summand(h) is not None]
         return [
             *self._sequence(),
             *self._begin(body, self.states, "s", once=False),
-            *(f"low{h.name} = tl.zeros({body.tile(h.leave, h.o)}, tl.float32)" for h in summed),
             *dict.fromkeys(ahead),
             f"for turn in range(0, end - begin, {self.walk.turn}):",
             *("    " + line for line in inner),

@@ -44,7 +44,7 @@ from ruledsl.runtime.triton_build import build
 from ruledsl.schedule.cut import cut
 from ruledsl.schedule.kernels import Kernels
 from ruledsl.schedule.slots import slots
-from ruledsl.schedule.tiles import Tiles, tiles
+from ruledsl.schedule.tiles import Tiles, narrowed, tiles
 from ruledsl.schedule.unsupported import Unsupported
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ class TritonPlan:
     outputs: tuple[tuple[str, tuple[int, ...]], ...]
     packed: bool
     candidates: Mapping[str, tuple[Tiles, ...]]  # by direction, best first
+    shipped: frozenset[Tiles]  # those of the candidates that nobody measured for this device
     fixed: int | None = None  # the chunk length, where the rule or the call sets it
 
     @property
@@ -147,7 +148,7 @@ class TritonPlan:
 
     def forward(self, tensors: list[Tensor]) -> list[Tensor]:
         x, states, batch, length = self._named(tensors)
-        outputs, final, kept = self._attempt("forward", lambda t: (x, states, self._chunks(tensors, t), self.heads, self.sizes, self._plan(t, batch * length, {})))
+        outputs, final, kept = self._attempt("forward", lambda t: (x, states, self._chunks(tensors, t), self.heads, self.sizes, self._plan(t, states, batch * length, {})))
         public = [self._inside(outputs[n].view(batch, length, self.heads, *shape), tensors) for n, shape in self.outputs]
         return [*public, *(final[s.key] for s in self.form.states), *self._handed(tensors, kept)]
 
@@ -180,7 +181,7 @@ class TritonPlan:
         d_final = {s.key: g.float().contiguous() for s, g in zip(self.form.states, grads[len(self.outputs) :], strict=True)}
         found, initial = self._attempt(
             "backward",
-            lambda t: (x, states, self._chunks(tensors, t), self.heads, self.sizes, self._plan(t, batch * length, dtypes), handed if t.chunk == ran else None, d_outputs, d_final),
+            lambda t: (x, states, self._chunks(tensors, t), self.heads, self.sizes, self._plan(t, states, batch * length, dtypes), handed if t.chunk == ran else None, d_outputs, d_final),
         )
         results = []
         keys = [tensor_key(p) for p in (*self.form.inputs, *self.form.params)] + [s.key for s in self.form.states]
@@ -248,7 +249,11 @@ class TritonPlan:
         counts = torch.where(index < ends[-1], (lengths[owner] - inside).clamp(min=0, max=c), 0)
         return SimpleNamespace(starts=starts[owner] + inside, counts=counts, places=inside + position[owner], begins=begins, ends=ends, firsts=starts, lasts=starts + lengths)
 
-    def _plan(self, choice: Tiles, tokens: int, dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
+    def _plan(self, choice: Tiles, states: dict[str, Tensor], tokens: int, dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
+        first = next(iter(states.values()))
+        if choice in self.shipped and first.is_cuda:
+            units = torch.cuda.get_device_properties(first.device).multi_processor_count
+            choice = narrowed(choice, first.shape[0] * self.heads, first.shape[2], units)
         exact = self.dtype == torch.float32
         operands = self._operands
         return {
@@ -359,7 +364,7 @@ def prepare(rule: Rule, setting: Setting) -> Compiled:
         choices = tuple(dict.fromkeys(replace(t, chunk=fixed) for t in form.candidates)) if fixed else form.candidates
         place = tuned.Place(form.key, setting.sizes, setting.out_dtype, setting.device)
         ordered = tuned.before(choices, place, fixed)
-        registration.register(key, TritonPlan(form, sizes, setting.heads, setting.out_dtype, outputs, setting.packed, ordered, fixed))
+        registration.register(key, TritonPlan(form, sizes, setting.heads, setting.out_dtype, outputs, setting.packed, ordered, frozenset(choices), fixed))
     return Compiled(rule.typed, form, key)
 
 

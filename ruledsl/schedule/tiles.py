@@ -90,6 +90,17 @@ def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: 
     return tuple(dict.fromkeys(Tiles(c, **loops) for c in lengths for loops in found))
 
 
+def narrowed(tiles: Tiles, heads: int, rows: int, units: int) -> Tiles:
+    """Fewer rows of the state for one program of a serial kernel, where so few sequences and heads leave multiprocessors
+    idle: a step takes less time with fewer. `heads`: of all sequences; `rows`: of the state; `units`: multiprocessors."""
+    serial = tiles.serial
+    least = 32 if tiles.chunk == 64 else 16  # see `_longest`
+    while serial.side > least and 4 * heads * -(-rows // serial.side) < 3 * units:
+        side = serial.side // 2
+        serial = Loop(2 if side == 16 else serial.warps, side, serial.stages)
+    return replace(tiles, serial=serial)
+
+
 def alternatives(programs: Iterable[Program], sizes: Mapping[str, int]) -> dict[str, tuple[int | Loop, ...]]:
     """Values of each field of `Tiles` that a search tries, the field that matters most first."""
     longest = _longest(tuple(programs), sizes)

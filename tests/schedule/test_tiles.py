@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -11,7 +11,7 @@ from ruledsl import pipeline
 from ruledsl.chunk.program import Program
 from ruledsl.schedule.cut import cut
 from ruledsl.schedule.kernels import Load, Mode
-from ruledsl.schedule.tiles import LOADS, Loop, Tiles, alike, alternatives, tiles
+from ruledsl.schedule.tiles import LOADS, Loop, Tiles, alike, alternatives, narrowed, tiles
 
 TOP = "state S[V, K]\ninput q[K], k[K], v[V], a[K] in [0.01, 1], g in (-inf, 0], b in [0, 1]\n"
 PLAIN = TOP + "S = S + v k^T\noutput o = S q"
@@ -41,6 +41,15 @@ def test_chunks_are_long_where_neither_level_nor_inverse_grows_with_them() -> No
     sizes = {"K": 128, "V": 128}
     assert [tiles(programs(t), sizes, 2)[0].chunk for t in (PLAIN, READS, DIAGONAL)] == [64, 32, 32]
     assert tiles(programs(PLAIN), {"K": 16, "V": 128}, 2)[0].chunk == 32
+
+
+def test_few_sequences_have_their_states_in_more_programs() -> None:
+    short, long = (replace(alike(c, Loop(4, 64, 2)), serial=Loop(4, 64, 3)) for c in (32, 64))
+    assert narrowed(short, heads=64, rows=128, units=132) == short  # 128 programs
+    assert narrowed(short, heads=32, rows=128, units=132).serial == Loop(4, 32, 3)
+    assert narrowed(short, heads=16, rows=128, units=132).serial == Loop(2, 16, 3)
+    assert narrowed(long, heads=1, rows=128, units=132).serial == Loop(4, 32, 3)
+    assert narrowed(short, heads=1, rows=128, units=1) == short
 
 
 def test_choices_are_read_as_they_are_written() -> None:
