@@ -25,7 +25,18 @@ from ruledsl.schedule.fused import Fused, fused, is_cheap, plain
 from ruledsl.schedule.graph import CHAINS, ELEMENTWISE, Graph
 from ruledsl.schedule.kept import kept
 from ruledsl.schedule.kernels import Buffer, Carry, Kernel, Kernels, Mode
-from ruledsl.schedule.stages import Ahead, blocks, column_sums, gate_arguments, load, row_sums, stages, state_sums
+from ruledsl.schedule.stages import (
+    Ahead,
+    blocks,
+    by_states,
+    column_sums,
+    gate_arguments,
+    gram_products,
+    load,
+    row_sums,
+    stages,
+    state_sums,
+)
 
 _PURPOSE = {
     Mode.SOLVE: "The inverse of every chunk's system.",
@@ -261,6 +272,10 @@ class Cutter:
             totals = [Buffer(f"{name}_sum_{i}", i, False) for i in sums]
             self._chunk_kernel(f"{name}_sums", purpose, totals, [])
             self.memory |= {b.node: b for b in totals}
+        if grams := sorted(gram_products(graph, self.memory, targets)):
+            products = [Buffer(f"{name}_gram_{i}", i, False) for i in grams]
+            self._chunk_kernel(f"{name}_grams", purpose, products, [])
+            self.memory |= {b.node: b for b in products}
         ending = row_sums(graph, self.memory, targets) | column_sums(graph, self.memory, targets)
         stage = stages(graph, self.memory, self.levels, ending)
         plan = Ahead(graph, self.memory, self.levels, stage)
@@ -278,8 +293,14 @@ class Cutter:
             writes = [Buffer(f"{name}_{graph.word(i)}_{i}", i, operand(i) and i not in exact) for i in nodes]
             writes += [Buffer(f"{name}_products_{g}", g, True, levels=True) for g in sorted(plan.gates[at])]
             made, apart = self._apart(writes, plan.results[at]) if at else (plan.results[at], [])
-            if writes or made:
-                self._chunk_kernel(stem, purpose, writes, made)
+            summed = [b.node for b in writes if graph.contracts_rows(b.node) and graph.large(b.node)]
+            *parts, last_part = by_states(graph, self.memory, summed)
+            for number, part in enumerate(parts, 1):
+                own = [b for b in writes if b.node in part]
+                self._chunk_kernel(f"{stem}_part_{number}", purpose, own, [])
+            rest = [b for b in writes if b.node in last_part or b.node not in summed]
+            if rest or made:
+                self._chunk_kernel(stem, purpose, rest, made)
             if apart:
                 self._chunk_kernel(f"{stem}_rows", purpose, [], apart)
             self.memory |= {b.node: b for b in writes if not b.levels}

@@ -25,7 +25,7 @@ class Graph:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.axes: Axes = axes(program)
-        self.heavy = self._closure(self._is_heavy)
+        self.heavy = self._closure(self.is_heavy)
         self._fixed = self._numbers()
         self.rows: int | None = None
         for index in self.ports(PortKind.STATE).values():
@@ -50,7 +50,7 @@ class Graph:
                 found.add(index)
         return frozenset(found)
 
-    def _is_heavy(self, index: int) -> bool:
+    def is_heavy(self, index: int) -> bool:
         node = self.program.nodes[index]
         if node.op == "dot":
             m, n = node.shape

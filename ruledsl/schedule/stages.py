@@ -6,12 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from ruledsl.chunk.program import Result
+from ruledsl.chunk.program import PortKind, Result
 from ruledsl.schedule.attributes import logged
 from ruledsl.schedule.graph import CHAINS, ELEMENTWISE, Graph
 from ruledsl.schedule.kernels import Load
 
 MOST_SUMS = 3  # products over state rows in one chunk kernel; one less beside decayed products, or the sums of a gate
+MOST_TOGETHER = 8  # products over state rows in a kernel that does nothing else
+MOST_GRAMS = 4  # products over columns in one chunk kernel that does anything else
 LIGHT, HEAVY, MANY_SUMS = 1, 6, 4  # products, and sums, in one chunk kernel, see `load`; measured
 
 
@@ -40,6 +42,34 @@ def state_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> fro
             plain.add(i)
     numbers = (i for i in plain if graph.op(i) == "sum" and graph.program.nodes[i].shape == (1, 1))
     return frozenset(i for i in numbers if any(map(graph.contracts_rows, graph.ancestors([i], memory))))
+
+
+def by_states(graph: Graph, memory: Collection[int], nodes: list[int]) -> list[list[int]]:
+    """Products over state rows, those of one kernel together. Too many for the registers of one: by the states that they read."""
+    if len(nodes) <= MOST_TOGETHER:
+        return [nodes]
+    entering = graph.ports(PortKind.STATE)
+    states = {*entering.values(), *graph.ports(PortKind.COTANGENT, entering).values()}
+    groups: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    for node in nodes:
+        groups[tuple(sorted(graph.ancestors([node], memory) & states))].append(node)
+    return list(groups.values())
+
+
+def gram_products(graph: Graph, memory: Collection[int], targets: list[int]) -> frozenset[int]:
+    """Products of tiles from memory over columns that get a kernel of their own, where there are too many to be added up in the
+    registers of one that does more: a token with several reading steps has one for each pair of steps."""
+    made = graph.ancestors(targets, memory) - set(memory)
+    light: set[int] = set(memory)  # made of what is in memory, without products
+    for i in sorted(made):
+        if not graph.is_heavy(i) and light.issuperset(graph.args(i)):
+            light.add(i)
+    found = [
+        i for i in made
+        if graph.op(i) == "dot" and graph.axes.of[i] == (None, None) and graph.large(i)
+        and not graph.contracts_rows(i) and light.issuperset(graph.args(i))
+    ]  # fmt: skip
+    return frozenset(found if len(found) > MOST_GRAMS else ())
 
 
 def column_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> frozenset[int]:

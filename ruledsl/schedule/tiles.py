@@ -94,7 +94,7 @@ def narrowed(tiles: Tiles, heads: int, rows: int, units: int) -> Tiles:
     """Fewer rows of the state for one program of a serial kernel, where so few sequences and heads leave multiprocessors
     idle: a step takes less time with fewer. `heads`: of all sequences; `rows`: of the state; `units`: multiprocessors."""
     serial = tiles.serial
-    least = 32 if tiles.chunk == 64 else 16  # see `_longest`
+    least = 64 if tiles.chunk == 64 else 16  # as in `_longest`: illegal accesses, with a side of 32 too
     while serial.side > least and 4 * heads * -(-rows // serial.side) < 3 * units:
         side = serial.side // 2
         serial = Loop(2 if side == 16 else serial.warps, side, serial.stages)
