@@ -35,6 +35,18 @@ def h200(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
+def shapes(results: Results) -> str:
+    """Markdown rows of `h200_shapes.json` that have a peer's time."""
+    lines = ["| rule | shape | forward, ms | forward + backward, ms | peak MiB | fla, ms (over ours) | fla, MiB |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    keys = ("forward_ms", "forward_backward_ms")
+    for row in (r for r in results["rows"] if "fla" in r):
+        size = " ".join(f"{k}={v}" for k, v in results["shapes"][row["shape"]].items())
+        ours = " | ".join(f"{row[k]:.2f}" for k in keys)
+        said = ", ".join(f"{row['fla'][k]:.2f} ({row['fla'][k] / row[k]:.2f})" for k in keys)
+        lines.append(f"| {row['rule']} | {size} | {ours} | {row['peak_mib']} | {said} | {row['fla']['peak_mib']} |")
+    return "\n".join(lines) + "\n"
+
+
 def decode(results: Results) -> str:
     """Markdown rows of `h200_decode.json`."""
     lines = ["| rule | B = 1, us | 64 | 256 | of the time to read and write the state at 256 |", "| --- | --- | --- | --- | --- |"]
@@ -62,6 +74,7 @@ def _short(worst: Results | None) -> str:
 TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
     "cpu table": ("bench_cpu.json", cpu),
     "h200 table": ("h200_speed.json", h200),
+    "h200 shapes": ("h200_shapes.json", shapes),
     "h200 decode": ("h200_decode.json", decode),
     "h200 errors": ("h200_numerics.json", errors),
 }
