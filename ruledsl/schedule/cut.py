@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from ruledsl.chunk.program import PortKind, Program, Result, ResultKind
 from ruledsl.schedule.fused import Fused, fused, is_cheap, plain
 from ruledsl.schedule.graph import CHAINS, ELEMENTWISE, Graph
+from ruledsl.schedule.independent import independent
 from ruledsl.schedule.kept import kept
 from ruledsl.schedule.kernels import Buffer, Carry, Kernel, Kernels, Mode
 from ruledsl.schedule.stages import (
@@ -57,39 +58,45 @@ _IN_PLACE = ELEMENTWISE | {"dot"}  # with state rows: made where it is used; the
 
 def cut(forward: Program, gradient: Program) -> Kernels:
     """`gradient` has the states among its results (`differentiate(..., keep_states=True)`)."""
-    f, g = Graph(forward), Graph(gradient)
+    found = [_cut(Graph(f), Graph(g), suffix) for suffix, f, g in independent(forward, gradient)]
+    return Kernels(*(tuple(x for part in side for x in part) for side in zip(*found, strict=True)))
+
+
+def _cut(f: Graph, g: Graph, suffix: str) -> tuple[tuple[Kernel, ...], tuple[Kernel, ...], tuple[tuple[Buffer, Buffer], ...]]:
+    """The kernels of one group of states, and what is kept between them. `suffix`: of their names."""
     whole = fused(g) if plain(f) else None
-    ahead = _forward(f, whole is not None)
+    ahead = _forward(f, whole is not None, suffix)
     if whole is not None:
-        return Kernels(ahead, _serial_alone(g, whole), ())
+        return ahead, _serial_alone(g, whole, suffix), ()
     both = kept(f, ahead, g)
-    return Kernels(ahead, _backward(g, {b.node: b for _, b in both}), both)
+    return ahead, _backward(g, {b.node: b for _, b in both}, suffix), both
 
 
-def _serial_alone(graph: Graph, whole: Fused) -> tuple[Kernel, ...]:
+def _serial_alone(graph: Graph, whole: Fused, suffix: str) -> tuple[Kernel, ...]:
     """No state is kept in memory: a serial kernel for each direction and axis that is split."""
     cutter = Cutter(graph, "gradient")
     for (kind, along), results in whole.serial.items():
         name = "sweep" if kind is PortKind.STATE else "reverse"
-        name += "" if along == graph.rows else "_columns"
+        name += ("" if along == graph.rows else "_columns") + suffix
         cutter.serial(name, _ALONE, _carries(graph, kind), list(results), keep="", along=along)
-    cutter.ahead("gradients", (), whole.rest, _GRADIENTS)
+    cutter.ahead(f"gradients{suffix}", (), whole.rest, _GRADIENTS)
     return tuple(cutter.kernels)
 
 
-def _forward(graph: Graph, inline: bool) -> tuple[Kernel, ...]:
+def _forward(graph: Graph, inline: bool, suffix: str) -> tuple[Kernel, ...]:
     carries = _carries(graph, PortKind.STATE)
     outputs = [r for r in graph.program.results if r.kind is ResultKind.OUTPUT]
     carried = [c.enter for c in carries]
     inside = [r for r in outputs if not graph.mixes_rows([r.node], carried)]
     after = [r for r in outputs if r not in inside]
     cutter = Cutter(graph, "forward")
-    cutter.serial("forward", _FORWARD, carries, inside, keep="enter" if after else "", along=graph.rows if inline else None)
-    cutter.ahead("forward_after", (), after, _AFTER)
+    along = graph.rows if inline else None
+    cutter.serial(f"forward{suffix}", _FORWARD, carries, inside, keep="enter" if after else "", along=along)
+    cutter.ahead(f"forward_after{suffix}", (), after, _AFTER)
     return tuple(cutter.kernels)
 
 
-def _backward(graph: Graph, there: dict[int, Buffer]) -> tuple[Kernel, ...]:
+def _backward(graph: Graph, there: dict[int, Buffer], suffix: str) -> tuple[Kernel, ...]:
     """`there`: what is in memory from the forward pass."""
     cutter = Cutter(graph, "gradient", memory=dict(there))
     states, cotangents = _carries(graph, PortKind.STATE), _carries(graph, PortKind.COTANGENT)
@@ -106,12 +113,12 @@ def _backward(graph: Graph, there: dict[int, Buffer]) -> tuple[Kernel, ...]:
     if states:
         again = _again(graph, swept, [*wanted, *(c.leave for c in cotangents)], entering)
         later = Later([*(c.leave for c in cotangents), *(r.node for r in early)], carried)
-        cutter.serial("sweep", _SWEEP, states, [], keep="enter", also=again, later=later)
+        cutter.serial(f"sweep{suffix}", _SWEEP, states, [], keep="enter", also=again, later=later)
     if cotangents:
         gradients = [r for r in gradients if r not in early]
         again = _again(graph, back, [r.node for r in gradients], carried | set(cutter.memory))
-        cutter.serial("reverse", _REVERSE, cotangents, early, keep="leave", also=again)
-    cutter.ahead("gradients", (), gradients, _GRADIENTS)
+        cutter.serial(f"reverse{suffix}", _REVERSE, cotangents, early, keep="leave", also=again)
+    cutter.ahead(f"gradients{suffix}", (), gradients, _GRADIENTS)
     return tuple(cutter.kernels)
 
 

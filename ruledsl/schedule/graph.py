@@ -28,8 +28,9 @@ class Graph:
         self.heavy = self._closure(self.is_heavy)
         self._fixed = self._numbers()
         self.rows: int | None = None
+        reached = self.ancestors(r.node for r in program.results)
         for index in self.ports(PortKind.STATE).values():
-            if self.rows is None:
+            if self.rows is None and index in reached:
                 self.rows = self.axes.of[index][0]
         # divided by a decay, until the decay's own gradient multiplies by it: more than 16 bits hold
         self.wide = self._closure(lambda i: self.op(i) == "log_gate")

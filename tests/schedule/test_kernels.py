@@ -22,6 +22,7 @@ RULES = {
     "columns": TOP + "S = S diag(exp(-k .^ 2)) + v k^T\noutput o = S^T v",
     "mixed output": TOP + "S = a*S + v k^T\noutput o = softmax(S q)",
     "normaliser": "state S[V, K], z[K]\ninput q[K], k[K], v[V]\nS = S + v k^T\nz = z + k\noutput o = S q / (1 + z^T q)",
+    "apart": "state S[V, K], P[W, U]\ninput q[K], k[K], v[V], a in (0, 1], x[U], y[U], w[W]\nS = a*S + v k^T\nP = P + 0.5*(w - P x) x^T\noutput o = S q\noutput p = P y",
     "two": "state S[V, K], P[W, V]\ninput q[K], k[K], v[V], w[W], b in [0, 1]\nS = S + b*(v - S k) k^T\nP = P + w (S k)^T\noutput o = P (S q)",
 }
 
@@ -76,7 +77,7 @@ def test_serial_kernels_make_nothing_that_could_be_made_ahead(name: str) -> None
         targets = [c.leave for c in kernel.carries] + [r.node for r in kernel.results] + [b.node for b in kernel.writes]
         for i in graph.ancestors(targets, carried | memory) - memory - carried:
             free = (
-                i not in depends and not graph.owned(i) and not graph.trivial(graph.bare(i)) and graph.op(i) != "block"
+                i not in depends and kernel.rows not in graph.axes.of[i] and not graph.trivial(graph.bare(i)) and graph.op(i) != "block"
             )
             assert not free or graph.op(i) in ("select", "cast", "transpose"), (kernel.name, i, graph.op(i))
 
@@ -108,6 +109,39 @@ def test_library_kernels_stand_between_those_that_feed_and_those_that_use_them(n
             place = CHAINS.get(graph.op(i))
             assert place is None or graph.args(i)[place] in tables, (kernel.name, i)
             todo += [a for k, a in enumerate(graph.args(i)) if k != place]
+
+
+def test_states_that_have_nothing_to_do_with_each_other_are_cut_apart() -> None:
+    found = made("apart").kernels
+    serial = {k.name: [c.state for c in k.carries] for k in (*found.forward, *found.backward) if k.mode is Mode.SERIAL}
+    both = {name: ["S"] for name in ("forward", "sweep", "reverse")}
+    assert serial == both | {f"{name}_of_P": ["P"] for name in both}
+    assert all(k.split for k in (*found.forward, *found.backward) if k.mode is Mode.SERIAL)
+    assert all(len(k.carries) == 2 for k in made("two").kernels.forward if k.mode is Mode.SERIAL)
+
+
+def test_a_gradient_with_state_rows_is_made_beside_the_chain() -> None:
+    found = {k.name: [r.name for r in k.results] for k in made("no read").kernels.backward}
+    assert found["reverse"] == ["v"]
+
+
+def test_scaled_keys_are_no_tiles_of_their_own() -> None:
+    found = made("reads")
+    for kernel in (*found.kernels.forward, *found.kernels.backward):
+        if "prepare" in kernel.name:
+            shapes = [found.program(kernel).nodes[b.node].shape for b in kernel.writes]
+            assert all(isinstance(axis, Rows) for shape in shapes for axis in shape), kernel.name
+
+
+def test_products_of_states_are_parted_where_there_are_many() -> None:
+    reads = "\n".join(f"S = S + b*(v - S k{i}) k{i}^T" for i in range(3))
+    text = f"state S[V, K]\ninput q[K], k0[K], k1[K], k2[K], v[V], b in [0, 1]\n{reads}\noutput o = S q"
+    verdict = pipeline.verdict(pipeline.check(pipeline.parse(pipeline.read(text))))
+    assert verdict.token is not None
+    programs = pipeline.kernel_programs(verdict.token, verdict.rule, verdict.sizes)
+    parts = [k for k in cut(*programs).backward if "_part_" in k.name]
+    states = [{b.name for b in k.reads} & {"enter_S", "leave_S"} for k in parts]
+    assert parts and all(len(own) <= 1 for own in states)
 
 
 def test_products_of_serial_kernels_are_kept_for_the_gradients() -> None:

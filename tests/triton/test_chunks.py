@@ -47,6 +47,8 @@ STATES = {
 }
 FORMS = {
     "forgets everything": "state S[V, K]\ninput q[K], k[K], v[V]\nS = v k^T\noutput o = S q",
+    "two apart": "state S[V, K], P[V, U]\ninput q[K], k[K], v[V], a in (0, 1], x[U], y[U], w[V], b in [0, 1]\nS = a*S + v k^T\n"
+    "P = P + b*(w - P x) x^T\noutput o = S q\noutput p = P y",
     "never read": "state S[V, K]\ninput k[K], v[V], a in (0, 1]\nS = a*S + v k^T\noutput o = v",
     "a number": "state s\ninput x, a in (0, 1]\ns = a*s + x\noutput o = s",
     "four rows": "state S[4, K]\ninput q[K], k[K], v[4], a in (0, 1]\nS = a*S + v k^T\noutput o = S q",
