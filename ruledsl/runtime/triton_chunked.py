@@ -253,7 +253,7 @@ class TritonPlan:
         first = next(iter(states.values()))
         if choice in self.shipped and first.is_cuda:
             units = torch.cuda.get_device_properties(first.device).multi_processor_count
-            choice = narrowed(choice, first.shape[0] * self.heads, first.shape[2], units)
+            choice = narrowed(choice, first.shape[0], tokens, self.heads, first.shape[2], units)
         exact = self.dtype == torch.float32
         operands = self._operands
         return {

@@ -64,6 +64,9 @@ _MEASURED = {
 }  # fmt: skip
 
 
+LONG = 8192  # tokens of a sequence; a shorter one is not worth kernels of its own
+
+
 def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: int) -> tuple[Tiles, ...]:
     """Candidates for programs at these sizes with operands of that many bytes."""
     programs = tuple(programs)
@@ -90,12 +93,14 @@ def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: 
     return tuple(dict.fromkeys(Tiles(c, **loops) for c in lengths for loops in found))
 
 
-def narrowed(tiles: Tiles, heads: int, rows: int, units: int) -> Tiles:
-    """Fewer rows of the state for one program of a serial kernel, where so few sequences and heads leave multiprocessors
-    idle: a step takes less time with fewer. `heads`: of all sequences; `rows`: of the state; `units`: multiprocessors."""
+def narrowed(tiles: Tiles, sequences: int, tokens: int, heads: int, rows: int, units: int) -> Tiles:
+    """Fewer rows of the state for one program of a serial kernel, where few but long sequences leave multiprocessors idle: a step
+    takes less time with fewer. `tokens`: of all sequences; `rows`: of the state; `units`: multiprocessors."""
     serial = tiles.serial
     least = 64 if tiles.chunk == 64 else 16  # as in `_longest`: illegal accesses, with a side of 32 too
-    while serial.side > least and 4 * heads * -(-rows // serial.side) < 3 * units:
+    if tokens < LONG * sequences:
+        return tiles
+    while serial.side > least and 4 * sequences * heads * -(-rows // serial.side) < 3 * units:
         side = serial.side // 2
         serial = Loop(2 if side == 16 else serial.warps, side, serial.stages)
     return replace(tiles, serial=serial)

@@ -45,11 +45,13 @@ def test_chunks_are_long_where_neither_level_nor_inverse_grows_with_them() -> No
 
 def test_few_sequences_have_their_states_in_more_programs() -> None:
     short, long = (replace(alike(c, Loop(4, 64, 2)), serial=Loop(4, 64, 3)) for c in (32, 64))
-    assert narrowed(short, heads=64, rows=128, units=132) == short  # 128 programs
-    assert narrowed(short, heads=32, rows=128, units=132).serial == Loop(4, 32, 3)
-    assert narrowed(short, heads=16, rows=128, units=132).serial == Loop(2, 16, 3)
-    assert narrowed(long, heads=1, rows=128, units=132) == long
-    assert narrowed(short, heads=1, rows=128, units=1) == short
+    shape = {"tokens": 64 * 8192, "rows": 128, "units": 132}
+    assert narrowed(short, 4, heads=16, **shape) == short  # 128 programs
+    assert narrowed(short, 2, heads=16, **shape).serial == Loop(4, 32, 3)
+    assert narrowed(short, 1, heads=16, **shape).serial == Loop(2, 16, 3)
+    assert narrowed(long, 1, heads=1, **shape) == long
+    assert narrowed(short, 1, heads=1, **shape | {"units": 1}) == short
+    assert narrowed(short, 1, heads=1, **shape | {"tokens": 4096}) == short
 
 
 def test_choices_are_read_as_they_are_written() -> None:
