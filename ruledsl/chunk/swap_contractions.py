@@ -70,10 +70,10 @@ def contracted(b: Builder, weight: Tile, dot: Tile, axis: int, known: set[Tile])
     other = b.dot(weight, right, False, not tb) if axis == 1 else b.dot(weight, left, True, ta)
     own = (left.T if ta else left) if axis == 1 else (right if tb else right.T)
     negative = other.op == "map" and other.attr == "neg"
-    product = other.args[0] if negative else other
-    if product in known:
+    bare = other.args[0] if negative else other
+    if bare in known:
         total = b.sum(own * other, 1)
-    elif product.op == "dot" and (turned := _turned(b, product)) in known:
+    elif bare.op == "dot" and (turned := _turned(b, bare)) in known:
         total = b.sum(own.T * turned, 0).T * (-1.0 if negative else 1.0)
     else:
         return None

@@ -26,7 +26,7 @@ def swap_rows(program: Program) -> Program:
             continue
         if graph.axes.of[node.args[0]][1] != graph.rows:
             continue
-        parts = [(number, _swapped(b, own, known)) for number, own in _single(tile.args[0])]
+        parts = [(number, _swapped(b, own, known)) for number, own in _multiplied_out(tile.args[0])]
         if all(found is not None for _, found in parts):
             total = b.const(0.0)
             for number, found in parts:
@@ -37,7 +37,7 @@ def swap_rows(program: Program) -> Program:
     return b.program(list(zip(program.results, results, strict=True)), program.types, program.chunk)
 
 
-def _single(tile: Tile) -> list[tuple[float, list[Tile]]]:
+def _multiplied_out(tile: Tile) -> list[tuple[float, list[Tile]]]:
     """A sum as terms, each a number and factors; one factor that is a sum itself is multiplied out."""
     found = []
     for number, term in terms(tile):
