@@ -37,6 +37,7 @@ from ruledsl.schedule.stages import (
     row_sums,
     stages,
     state_sums,
+    summed_pairs,
 )
 
 _PURPOSE = {
@@ -296,7 +297,7 @@ class Cutter:
         for at in range(last + 1):
             nodes = sorted(plan.nodes[at])
             stem = f"{name}_{at + 1}" if at else name
-            exact = plan.exact | graph.wide
+            exact = plan.exact | graph.wide | summed_pairs(graph, nodes)
             writes = [Buffer(f"{name}_{graph.word(i)}_{i}", i, operand(i) and i not in exact) for i in nodes]
             writes += [Buffer(f"{name}_products_{g}", g, True, levels=True) for g in sorted(plan.gates[at])]
             made, apart = self._apart(writes, plan.results[at]) if at else (plan.results[at], [])

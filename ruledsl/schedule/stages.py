@@ -56,6 +56,22 @@ def by_states(graph: Graph, memory: Collection[int], nodes: list[int]) -> list[l
     return list(groups.values())
 
 
+def summed_pairs(graph: Graph, nodes: Collection[int]) -> frozenset[int]:
+    """Tiles of pairs of tokens whose entries are summed later: such sums cancel (the gradient of a gate), in 16 bits they are noise."""
+    found = set()
+    for node in nodes:
+        if graph.axes.of[node] != (None, None) or not graph.large(node):
+            continue
+        same = {node}  # made from it entry by entry
+        for i in range(node + 1, len(graph.program.nodes)):
+            if same & set(graph.args(i)):
+                if graph.op(i) == "sum":
+                    found.add(node)
+                elif graph.op(i) in ELEMENTWISE:
+                    same.add(i)
+    return frozenset(found)
+
+
 def gram_products(graph: Graph, memory: Collection[int], targets: list[int]) -> frozenset[int]:
     """Products of tiles from memory over columns that get a kernel of their own, where there are too many to be added up in the
     registers of one that does more: a token with several reading steps has one for each pair of steps."""
