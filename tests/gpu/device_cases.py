@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from random_rules import text
 from torch import Tensor
 
 import ruledsl
+from ruledsl.cli.exits import Stop
 from ruledsl.lang import typed
+from ruledsl.lang.diagnostic import RuleError
 from ruledsl.lang.typed import Role
 from ruledsl.runtime.sample import sample, sample_states
 
@@ -92,6 +95,18 @@ def small() -> list[Case]:
 
 def cases_of(backend: str) -> list[Case]:
     return small() if backend == "default" else pairwise()
+
+
+def kernels_hash(name: str) -> str:
+    """Of the rule's generated kernels, as `ruledsl compile --backend triton` writes them; "" where it writes none."""
+    from ruledsl.cli.options import Backend
+    from ruledsl.cli.stages import Walk
+
+    try:
+        module = Walk(rule_named(name).source, Backend.TRITON).module
+    except (RuleError, Stop):
+        return ""
+    return hashlib.sha256(module.encode()).hexdigest()[:16]
 
 
 def rule_named(name: str) -> Any:

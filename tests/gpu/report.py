@@ -3,7 +3,8 @@
     python tests/gpu/report.py LINES.jsonl ... [-o benchmarks/results/h200_numerics.json]
 
 For each rule and dtype: the worst error over the cases of the forward pass, the backward pass and the decode step, how many
-cases passed, missed a bar and were refused, and what was missed. A case that crashed or whose process died has missed.
+cases passed, missed a bar and were refused, and what was missed. A case that crashed or whose process died has missed. Of lines
+of several runs the last one of a case counts; `present_kernels` says how many passed on the kernels that are generated now.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 RULES = Path(__file__).resolve().parents[2] / "rules"
 PASSES = ("fwd", "bwd", "step")
 DTYPES = ("bfloat16", "float16", "float32")
@@ -24,6 +25,8 @@ Row = dict[str, Any]
 
 def summary(rows: list[Row]) -> Row:
     """All rules; where a case of a rule stands twice, the later line counts."""
+    from device_cases import kernels_hash
+
     from ruledsl.cli.marks import text_hash
 
     last = {(r["rule"], r["case"]): r for r in rows}
@@ -32,7 +35,12 @@ def summary(rows: list[Row]) -> Row:
         rules.setdefault(row["rule"], []).append(row)
     about = {key: sorted({r[key] for r in rows if key in r}) for key in ("device", "torch", "triton")}
     texts = {n: text_hash(p.read_text(encoding="utf-8")) for n in rules if (p := RULES / f"{n}.rule").is_file()}
-    return {**about, "error": ERROR, "texts": texts, "rules": {name: of_rule(own) for name, own in rules.items()}}
+    found = {name: of_rule(own) for name, own in rules.items()}
+    for name, own in rules.items():
+        if any("kernels" in r for r in own):
+            now = kernels_hash(name)
+            found[name]["present_kernels"] = sum(_passed(r) and r.get("kernels") == now for r in own)
+    return {**about, "error": ERROR, "texts": texts, "rules": found}
 
 
 def of_rule(rows: list[Row]) -> Row:
@@ -43,12 +51,16 @@ def of_rule(rows: list[Row]) -> Row:
     }
     found: Row = {
         "cases": len(rows),
-        "passed": sum(not r["missed"] and "refused" not in r for r in rows),
+        "passed": sum(map(_passed, rows)),
         "missed": [_miss(r) for r in rows if r["missed"]],
         "refused": [{"case": r["case"], "why": r["refused"]} for r in rows if "refused" in r],
         "worst": worst,
     }
     return found | ({"text": rows[0]["text"]} if "text" in rows[0] else {})
+
+
+def _passed(row: Row) -> bool:
+    return not row["missed"] and "refused" not in row
 
 
 def _worst(rows: list[Row], part: str) -> Row | None:

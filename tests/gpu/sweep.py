@@ -2,7 +2,8 @@
 
     python tests/gpu/sweep.py OUT.jsonl [--every N [--first K]] [--rules a,b] [--random N] [--backend triton-scan | default]
 
-A line: {rule, text (of random rules), case, device, torch, triton, errors, missed, refused or failure, seconds}. With
+A line: {rule, text (of random rules), case, kernels (a hash of them), device, torch, triton, errors, missed, refused or failure,
+seconds}. With
 `--random N` the rules are N random ones, three cases each. With `--backend triton-scan` they are those with scan kernels, with
 `--backend default` all of the collection, in small cases, by what a call on the device takes. `report.py` makes a table of the lines.
 """
@@ -27,15 +28,15 @@ def one(name: str, backend: str, indices: list[int]) -> None:
     """A process of its own: the cases of one rule, a line each."""
     import torch
     import triton
-    from device_cases import cases_of, errors, missed
+    from device_cases import cases_of, errors, kernels_hash, missed
     from random_rules import text
 
     from ruledsl.runtime.errors import BackendError
 
-    cases = cases_of(backend)
+    cases, kernels = cases_of(backend), kernels_hash(name)
     for i in indices:
         start = time.time()
-        row: dict[str, object] = {"rule": name, "case": str(cases[i]), "backend": backend}
+        row: dict[str, object] = {"rule": name, "case": str(cases[i]), "backend": backend, "kernels": kernels}
         if name.startswith("seed_"):
             row["text"] = text(int(name[5:]))
         row |= {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}

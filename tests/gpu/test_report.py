@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import report
+from device_cases import kernels_hash
 from random_rules import has_chunk_form, seeds, text
 
 NAN = float("nan")
@@ -20,6 +21,14 @@ LINES = [
     {"rule": "seed_3", "case": "T7", "missed": ["run"], "failure": "killed", "text": "S = S + v k^T"},
     {"rule": "delta", "case": "T1-K16-V16-none-plain-bfloat16", "errors": {"fwd.o": 0.0025, "bwd.q": 0.003}, "missed": []},
 ]  # fmt: skip
+
+
+def test_cases_on_present_kernels_are_counted() -> None:
+    now = kernels_hash("delta")
+    rows = [r | {"kernels": now if i else "others"} for i, r in enumerate(LINES[:4])]
+    found = report.summary(rows)["rules"]["delta"]
+    assert (found["passed"], found["present_kernels"]) == (2, 1)
+    assert now and kernels_hash("gated_delta") not in ("", now) and kernels_hash("gru") == ""
 
 
 def test_summary_and_table(tmp_path: Path) -> None:
