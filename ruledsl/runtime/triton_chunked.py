@@ -134,7 +134,7 @@ class TritonPlan:
     outputs: tuple[tuple[str, tuple[int, ...]], ...]
     packed: bool
     candidates: Mapping[str, tuple[Tiles, ...]]  # by direction, best first
-    shipped: frozenset[Tiles]  # those of the candidates that nobody measured for this device
+    shipped: tuple[Tiles, ...]  # those of the candidates that nobody measured for this device
     fixed: int | None = None  # the chunk length, where the rule or the call sets it
 
     @property
@@ -252,8 +252,7 @@ class TritonPlan:
     def _plan(self, choice: Tiles, states: dict[str, Tensor], tokens: int, dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
         first = next(iter(states.values()))
         if choice in self.shipped and first.is_cuda:
-            units = torch.cuda.get_device_properties(first.device).multi_processor_count
-            choice = narrowed(choice, first.shape[0], tokens, self.heads, first.shape[2], units)
+            choice = narrowed(choice, first.shape[0], tokens, self.heads, first.shape[2], _units(first.device))
         exact = self.dtype == torch.float32
         operands = self._operands
         return {
@@ -299,6 +298,11 @@ class TritonPlan:
             _FITTING[place] = choice
             return found
         raise BackendError(f"backend 'triton': no tiles fit this device at {dict(self.sizes)} ({last}); backend 'torch' runs it")
+
+
+@lru_cache
+def _units(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _whole_tables(batch: int, length: int, chunk: int, device: torch.device) -> SimpleNamespace:
@@ -364,7 +368,7 @@ def prepare(rule: Rule, setting: Setting) -> Compiled:
         choices = tuple(dict.fromkeys(replace(t, chunk=fixed) for t in form.candidates)) if fixed else form.candidates
         place = tuned.Place(form.key, setting.sizes, setting.out_dtype, setting.device)
         ordered = tuned.before(choices, place, fixed)
-        registration.register(key, TritonPlan(form, sizes, setting.heads, setting.out_dtype, outputs, setting.packed, ordered, frozenset(choices), fixed))
+        registration.register(key, TritonPlan(form, sizes, setting.heads, setting.out_dtype, outputs, setting.packed, ordered, choices, fixed))
     return Compiled(rule.typed, form, key)
 
 

@@ -132,20 +132,24 @@ class Graph:
 
     def only_operand(self, index: int, readers: Iterable[int]) -> bool:
         """Do the readers use the node in dots between large tiles alone?"""
-        among = list(readers)
-        users = [u for u in among if index in self.args(u) and u != index]
-        return bool(users) and all(
-            (self.op(u) == "dot" and self.large(u)) or (self.op(u) in _PLAIN and self.only_operand(u, among))
-            for u in users
-        )
+        uses = self._uses(index, list(readers))
+        return bool(uses) and all(uses)
 
     def is_operand(self, index: int, readers: Iterable[int]) -> bool:
         """Does a dot between large tiles among the readers use the node?"""
-        among = list(readers)
-        users = [u for u in among if index in self.args(u) and u != index]
-        return any(
-            (self.op(u) == "dot" and self.large(u)) or (self.op(u) in _PLAIN and self.is_operand(u, among)) for u in users
-        )
+        return any(self._uses(index, list(readers)))
+
+    def _uses(self, index: int, among: list[int]) -> list[bool]:
+        """Of each use, behind casts and transposes: is it a dot between large tiles?"""
+        found = []
+        for user in among:
+            if index not in self.args(user) or user == index:
+                continue
+            if self.op(user) in _PLAIN:
+                found += self._uses(user, among) or [False]
+            else:
+                found.append(self.op(user) == "dot" and self.large(user))
+        return found
 
     def word(self, index: int) -> str:
         """What the node is called after."""

@@ -15,8 +15,10 @@ from ruledsl.schedule.graph import Graph
 
 def independent(forward: Program, gradient: Program) -> list[tuple[str, Program, Program]]:
     """A suffix for names, and both programs with the results that depend on states of one group; on no state: in the first."""
-    reached = [[_states(Graph(p), r.node) for r in p.results] for p in (forward, gradient)]
-    order = list(Graph(forward).ports(PortKind.STATE))
+    order = list(dict.fromkeys(p.name for p in forward.ports if p.kind is PortKind.STATE))
+    if len(order) < 2:
+        return [("", forward, gradient)]
+    reached = [_states(p) for p in (forward, gradient)]
     first = {s: s for s in order}  # of its group
     for names in (n for side in reached for n in side):
         same = {first[s] for s in names}
@@ -35,9 +37,13 @@ def independent(forward: Program, gradient: Program) -> list[tuple[str, Program,
     ]
 
 
-def _states(graph: Graph, node: int) -> list[str]:
-    """The states that a node depends on, or on whose cotangent."""
+def _states(program: Program) -> list[list[str]]:
+    """For each result: the states that it depends on, or on whose cotangent."""
+    graph = Graph(program)
     entering = graph.ports(PortKind.STATE)
-    among = graph.ancestors([node])
     back = graph.ports(PortKind.COTANGENT, entering)
-    return [s for s, n in entering.items() if n in among or back.get(s) in among]
+    found = []
+    for r in program.results:
+        among = graph.ancestors([r.node])
+        found.append([s for s, n in entering.items() if n in among or back.get(s) in among])
+    return found

@@ -3,9 +3,8 @@
     python tests/gpu/sweep.py OUT.jsonl [--every N [--first K]] [--rules a,b] [--random N] [--backend triton-scan | default]
 
 A line: {rule, text (of random rules), case, kernels (a hash of them), device, torch, triton, errors, missed, refused or failure,
-seconds}. With
-`--random N` the rules are N random ones, three cases each. With `--backend triton-scan` they are those with scan kernels, with
-`--backend default` all of the collection, in small cases, by what a call on the device takes. `report.py` makes a table of the lines.
+seconds}. With `--random N` the rules are N random ones, three cases each. With `--backend triton-scan` they are those with scan
+kernels, with `--backend default` all of the collection, in small cases, by what a call on the device takes. `report.py` makes a table of the lines.
 """
 
 from __future__ import annotations
