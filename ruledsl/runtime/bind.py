@@ -54,7 +54,8 @@ class Binder:
             self._passed[key] = replace(known, inputs={}, params={})
             return known
         tensors = {e.name: _tensor(e, given[e.name]) for e in self.spec.arguments}
-        return replace(known, inputs=_inputs(self.spec, tensors), params=_params(self.spec, tensors, known.heads, known.device))
+        inputs, params = _inputs(self.spec, tensors), _params(self.spec, tensors, known.heads, known.device)
+        return Call(inputs, params, known.batch, known.length, known.heads, known.sizes, known.dtype, known.out_dtype, known.device)
 
 
 MOST_CALLS = 256  # of different shapes that are remembered for one rule

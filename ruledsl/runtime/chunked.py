@@ -139,6 +139,18 @@ def state_tiles(found: Chunkable, forward: Program) -> tuple[StateTile, ...]:
 # ------------------------------------------------------------------------------------------------ the plan
 
 
+def _fresh(results: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Contiguous results that share memory neither with an input nor with each other."""
+    seen = {x.untyped_storage().data_ptr() for x in inputs}
+    fresh = []
+    for x in results:
+        taken = x.untyped_storage().data_ptr() in seen
+        x = x.clone(memory_format=torch.contiguous_format) if taken else x.contiguous()
+        seen.add(x.untyped_storage().data_ptr())
+        fresh.append(x)
+    return fresh
+
+
 @dataclass(frozen=True)
 class TorchPlan:
     """`registration.Plan` of two passes over tiles. Tensors: valid, tiles, states, then first, last, sequence if packed."""
@@ -165,7 +177,7 @@ class TorchPlan:
         batch, heads, count, length = self._extent(tensors)
         public = [outputs[name].expand(batch, heads, count, length, columns) for name, columns in self.outputs]
         kept = [entering[k].expand(batch, heads, count, *states[k].shape[-2:]) for k in self.form.kept]
-        return [*public, *(leaving[s.key].expand_as(states[s.key]) for s in self.form.states), *kept]
+        return _fresh([*public, *(leaving[s.key].expand_as(states[s.key]) for s in self.form.states), *kept], tensors)
 
     def backward(self, tensors: list[Tensor], kept: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
         tiles, states, _, last = self._named(tensors)
@@ -175,7 +187,8 @@ class TorchPlan:
         dtiles, dstates = self.form.passes.backward(tiles, entering, last, douts, dleaving, self.sizes)
         found = {**dtiles, **dstates}
         names = {**tiles, **states}
-        return [found[n].expand_as(names[n]) for n, wanted in zip(names, self.differentiable, strict=False) if wanted]
+        results = [found[n].expand_as(names[n]) for n, wanted in zip(names, self.differentiable, strict=False) if wanted]
+        return _fresh(results, [*tensors, *kept, *grads])
 
     def like(self, tensors: list[Tensor]) -> list[Tensor]:
         batch, heads, count, length = self._extent(tensors)

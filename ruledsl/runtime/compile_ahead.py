@@ -12,10 +12,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import torch
+
+from ruledsl.runtime.tape import with_stands
 
 
 def compile_ahead(module: ModuleType, launcher: str, arguments: tuple[Any, ...]) -> None:
@@ -26,7 +28,8 @@ def compile_ahead(module: ModuleType, launcher: str, arguments: tuple[Any, ...])
     interpreted = not any(isinstance(x, JITFunction) for x in vars(module).values())
     if interpreted or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
         return
-    names, stands = _dry(module, JITFunction)
+    names = with_stands(module, lambda x: _Stand(x) if isinstance(x, JITFunction) else x)
+    stands = [x for x in names.values() if isinstance(x, _Stand)]
     with suppress(Exception), ThreadPoolExecutor(os.cpu_count()) as pool:
         with triton.AsyncCompileMode(pool, ignore_errors=True):
             names[launcher](*arguments)
@@ -40,15 +43,6 @@ def _build_launcher(kernel: Any) -> None:
     compiled = kernel.result(ignore_errors=True) if hasattr(kernel, "result") else kernel
     if compiled is not None:
         driver.active.launcher_cls(compiled.src, compiled.metadata)
-
-
-def _dry(module: ModuleType, kind: type) -> tuple[dict[str, Any], list[_Stand]]:
-    """The module's names, with stand-ins for what is of that kind; its functions read these names too."""
-    names: dict[str, Any] = {n: _Stand(x) if isinstance(x, kind) else x for n, x in vars(module).items()}
-    for n, x in vars(module).items():
-        if isinstance(x, FunctionType) and x.__globals__ is vars(module):
-            names[n] = FunctionType(x.__code__, names, n, x.__defaults__, x.__closure__)
-    return names, [x for x in names.values() if isinstance(x, _Stand)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ Dims = Sequence[int | None]
 
 
 class Plan(Protocol):
-    """How one rule runs on one backend at fixed sizes. Tensors are positional; the plan knows their meaning."""
+    """How one rule runs on one backend at fixed sizes. Tensors are positional; the plan knows their meaning. What it returns is
+    contiguous and shares memory neither with what it is given nor with each other."""
 
     @property
     def results(self) -> int:
@@ -68,24 +69,12 @@ _LIBRARY.define("chunk_forward(Tensor[] tensors, str key) -> Tensor[]")
 _LIBRARY.define("chunk_backward(Tensor[] tensors, Tensor[] kept, Tensor[] grads, str key) -> Tensor[]")
 
 
-def _fresh(results: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Contiguous results that share memory neither with an input nor with each other."""
-    seen = {x.untyped_storage().data_ptr() for x in inputs}
-    fresh = []
-    for x in results:
-        taken = x.untyped_storage().data_ptr() in seen
-        x = x.clone(memory_format=torch.contiguous_format) if taken else x.contiguous()
-        seen.add(x.untyped_storage().data_ptr())
-        fresh.append(x)
-    return fresh
-
-
 def _forward(tensors: list[Tensor], key: str) -> list[Tensor]:
-    return _fresh(_plan(key).forward(tensors), tensors)
+    return _plan(key).forward(tensors)
 
 
 def _backward(tensors: list[Tensor], kept: list[Tensor], grads: list[Tensor], key: str) -> list[Tensor]:
-    return _fresh(_plan(key).backward(tensors, kept, grads), [*tensors, *kept, *grads])
+    return _plan(key).backward(tensors, kept, grads)
 
 
 def _fake_forward(tensors: list[Tensor], key: str) -> list[Tensor]:

@@ -12,7 +12,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from ruledsl.emit.triton_launch import padded_sizes
 from ruledsl.emit.triton_names import tensor_key
 from ruledsl.emit.triton_text import triton_text
 from ruledsl.lang import typed
-from ruledsl.runtime import layout, registration, tuned
+from ruledsl.runtime import layout, registration, tape, tuned
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.chunkable import Chunkable
 from ruledsl.runtime.chunked import StateTile, carry_after, no_tokens, state_entering, state_tiles
@@ -39,6 +39,7 @@ from ruledsl.runtime.layout import inner
 from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.state import open_axes, position_of
+from ruledsl.runtime.tape import Signature, Tables, Tape
 from ruledsl.runtime.token import Carry
 from ruledsl.runtime.triton_build import build
 from ruledsl.schedule.cut import cut
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
     from ruledsl.runtime.rule import Rule
 
 MAX_STATE = 256  # rows or columns of a state that a kernel holds
+MOST_TAPES = 256  # of one plan
+
+Arguments = Callable[[Tiles, SimpleNamespace], tuple[Any, ...]]  # of a launcher, for tiles and tables of chunks
+Prepared = Callable[[list[Tensor], list[Tensor]], tuple[Tables, Arguments]]  # tensors as launchers take them, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,7 @@ class TritonPlan:
     candidates: Mapping[str, tuple[Tiles, ...]]  # by direction, best first
     shipped: tuple[Tiles, ...]  # those of the candidates that nobody measured for this device
     fixed: int | None = None  # the chunk length, where the rule or the call sets it
+    tapes: dict[Signature, tuple[int, Tape | None]] = field(default_factory=dict)  # and the chunk length, by direction and tensors
 
     @property
     def results(self) -> int:
@@ -143,12 +149,11 @@ class TritonPlan:
 
     @cached_property
     def differentiable(self) -> tuple[bool, ...]:
-        keys = [tensor_key(p) for p in (*self.form.inputs, *self.form.params)] + [s.key for s in self.form.states]
-        return tuple(k in self.form.with_gradient for k in keys) + (False,) * (2 if self.packed else 1)
+        return tuple(k in self.form.with_gradient for k in self._keys) + (False,) * (2 if self.packed else 1)
 
     def forward(self, tensors: list[Tensor]) -> list[Tensor]:
-        x, states, batch, length = self._named(tensors)
-        outputs, final, kept = self._attempt("forward", lambda t: (x, states, self._chunks(tensors, t), self.heads, self.sizes, self._plan(t, states, batch * length, {})))
+        batch, length = tensors[0].shape[:2]
+        outputs, final, kept = self._launched("forward", tensors, [], self._forward)
         public = [self._inside(outputs[n].view(batch, length, self.heads, *shape), tensors) for n, shape in self.outputs]
         return [*public, *(final[s.key] for s in self.form.states), *self._handed(tensors, kept)]
 
@@ -167,25 +172,45 @@ class TritonPlan:
     def _room(self, tensors: list[Tensor]) -> list[tuple[int, int]]:
         """The shapes of what `_handed` gives: known without running."""
         batch, length = tensors[0].shape[:2]
-        c = max(t.chunk for t in self.candidates["forward"])
+        c = self._longest
         count = length // c + tensors[-1].shape[0] - 1 if self.packed else batch * -(-length // c)
         return [(batch, count // batch * self.heads * parts * c * c) for _, parts in self.form.kept]
 
-    def backward(self, tensors: list[Tensor], kept: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
-        x, states, batch, length = self._named(tensors)
-        handed = {name: x.contiguous() for (name, _), x in zip(self.form.kept, kept, strict=True)}
+    @cached_property
+    def _longest(self) -> int:
+        """Tokens of the longest chunks that may run."""
+        return max(t.chunk for t in self.candidates["forward"])
+
+    @cached_property
+    def _keys(self) -> tuple[str, ...]:
+        """What launchers call inputs, params and states, in the order of the tensors."""
+        return (*(tensor_key(p) for p in (*self.form.inputs, *self.form.params)), *(s.key for s in self.form.states))
+
+    def _forward(self, tensors: list[Tensor], rest: list[Tensor]) -> tuple[Tables, Arguments]:
+        x, states = self._named(tensors)
+        tokens = tensors[0].shape[:2].numel()
+        return (x, states), lambda t, chunks: (x, states, chunks, self.heads, self.sizes, self._plan(t, states, tokens, {}))
+
+    def _backward(self, tensors: list[Tensor], rest: list[Tensor]) -> tuple[Tables, Arguments]:
+        x, states = self._named(tensors)
+        tokens = tensors[0].shape[:2].numel()
+        given = iter(rest)
+        kept = {name: next(given).contiguous() for name, _ in self.form.kept}
+        d_outputs = {n: _flat(next(given).reshape(*tensors[0].shape[:2], self.heads, -1), tokens) for n, _ in self.outputs}
+        d_final = {s.key: next(given).float().contiguous() for s in self.form.states}
+        own = (x[tensor_key(p)] for p in self.form.inputs)
+        dtypes = {tensor_key(p): v.dtype if v.shape[1] == self.heads else torch.float32 for p, v in zip(self.form.inputs, own, strict=True)}
         ran = self._ran()
-        inputs = dict(zip((tensor_key(p) for p in self.form.inputs), tensors, strict=False))
-        dtypes = {k: v.dtype if v.shape[2] == self.heads else torch.float32 for k, v in inputs.items()}
-        d_outputs = {n: _flat(g.reshape(batch, length, self.heads, -1), batch * length) for (n, _), g in zip(self.outputs, grads, strict=False)}
-        d_final = {s.key: g.float().contiguous() for s, g in zip(self.form.states, grads[len(self.outputs) :], strict=True)}
-        found, initial = self._attempt(
-            "backward",
-            lambda t: (x, states, self._chunks(tensors, t), self.heads, self.sizes, self._plan(t, states, batch * length, dtypes), handed if t.chunk == ran else None, d_outputs, d_final),
-        )
+        return (x, states, kept, d_outputs, d_final), lambda t, chunks: (
+            x, states, chunks, self.heads, self.sizes, self._plan(t, states, tokens, dtypes), kept if t.chunk == ran else None, d_outputs, d_final,
+        )  # fmt: skip
+
+    def backward(self, tensors: list[Tensor], kept: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+        batch, length = tensors[0].shape[:2]
+        found, initial = self._launched("backward", tensors, [*kept, *grads], self._backward)
+        inputs = self._keys[: len(self.form.inputs)]
         results = []
-        keys = [tensor_key(p) for p in (*self.form.inputs, *self.form.params)] + [s.key for s in self.form.states]
-        for key, tensor, wanted in zip(keys, tensors, self.differentiable, strict=False):
+        for key, tensor, wanted in zip(self._keys, tensors, self.differentiable, strict=False):
             if not wanted:
                 continue
             if key in inputs:
@@ -220,18 +245,17 @@ class TritonPlan:
         start = len(self.form.inputs) + len(self.form.params)
         return tensors[start : start + len(self.form.states)]
 
-    def _named(self, tensors: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], int, int]:
-        batch, length = tensors[0].shape[:2]
-        inputs = len(self.form.inputs)
-        x = {tensor_key(p): _flat(t, batch * length) for p, t in zip(self.form.inputs, tensors, strict=False)}
+    def _named(self, tensors: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        tokens, inputs = tensors[0].shape[:2].numel(), len(self.form.inputs)
+        x = {tensor_key(p): _flat(t, tokens) for p, t in zip(self.form.inputs, tensors, strict=False)}
         x |= {tensor_key(p): t[0].contiguous() for p, t in zip(self.form.params, tensors[inputs:], strict=False)}
-        return x, {s.key: t.contiguous() for s, t in zip(self.form.states, self._states(tensors), strict=True)}, batch, length
+        return x, {s.key: t.contiguous() for s, t in zip(self.form.states, self._states(tensors), strict=True)}
 
-    def _chunks(self, tensors: list[Tensor], choice: Tiles) -> SimpleNamespace:
+    def _chunks(self, tensors: list[Tensor], c: int) -> SimpleNamespace:
         """Tables of chunks: first token, tokens, position in its sequence; first chunk and end of each sequence."""
-        position = tensors[len(self.form.inputs) + len(self.form.params) + len(self.form.states)]
+        position = tensors[len(self._keys)]
         batch, length = tensors[0].shape[:2]
-        c, device = choice.chunk, tensors[0].device
+        device = tensors[0].device
         if not self.packed:
             whole = _whole_tables(batch, length, c, device)
             if not self.form.positions:
@@ -275,8 +299,23 @@ class TritonPlan:
         """Of the products."""
         return torch.float32 if self.form.several_reads else self.dtype
 
-    def _attempt(self, direction: str, arguments: Callable[[Tiles], tuple[Any, ...]]) -> Any:
-        """The launcher's results with the first tiles that fit the device; what fits is remembered."""
+    def _launched(self, direction: str, tensors: list[Tensor], rest: list[Tensor], prepared: Prepared) -> Tables:
+        """The launcher's results: played if a call of this signature was recorded, else with the first tiles that fit the device."""
+        signature = direction, *tape.signature([*tensors, *rest])
+        chunk, known = self.tapes.get(signature, (0, None))
+        given = [*tensors[: len(self._keys)], *rest]
+        if known is not None:
+            return known.play([*given, *vars(self._chunks(tensors, chunk)).values()])
+        tables, arguments = prepared(tensors, rest)
+        choice, found, recorded = self._attempt(direction, tensors, [x for t in tables for x in t.values()], arguments)
+        copied = any(x.data_ptr() != y.data_ptr() for x, y in zip(given, (x for t in tables for x in t.values()), strict=True))
+        if len(self.tapes) >= MOST_TAPES:
+            self.tapes.clear()
+        self.tapes[signature] = choice.chunk, None if copied else recorded
+        return found
+
+    def _attempt(self, direction: str, tensors: list[Tensor], given: list[Tensor], arguments: Arguments) -> tuple[Tiles, Tables, Tape]:
+        """The first tiles that fit the device; what fits is remembered."""
         from triton.runtime.errors import OutOfResources
 
         module = build(self.form.text)
@@ -287,16 +326,17 @@ class TritonPlan:
         elif direction == "backward" and self.form.kept:  # chunks of the forward pass first: what it made is there
             candidates = tuple(sorted(candidates, key=lambda t: t.chunk != self._ran()))
         for choice in candidates:
-            given = arguments(choice)
+            chunks = self._chunks(tensors, choice.chunk)
+            handed = arguments(choice, chunks)
             if choice != known:
-                compile_ahead(module, direction, given)
+                compile_ahead(module, direction, handed)
             try:
-                found = getattr(module, direction)(*given)
+                found, recorded = tape.record(module, direction, handed, [*given, *vars(chunks).values()])
             except OutOfResources as e:
                 last = e
                 continue
             _FITTING[place] = choice
-            return found
+            return choice, found, recorded
         raise BackendError(f"backend 'triton': no tiles fit this device at {dict(self.sizes)} ({last}); backend 'torch' runs it")
 
 

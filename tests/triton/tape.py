@@ -1,0 +1,156 @@
+"""`python tape.py CASE`: a case of test_tape.py, in a process whose Triton interprets. AssertionError: numbers or recordings differ."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ruledsl
+from ruledsl.runtime.tape import Tape
+
+DELTA = "state S[V, K]\ninput q[K], k[K] unit, v[V], b in [0, 1]\nS = S + b*(v - S k) k^T\noutput o = S q"
+TWO = "state S[V, K], P[V, K]\ninput q[K], k[K], v[V], a in (0, 1]\nS = a*S + v k^T\nP = P + S q q^T\noutput o = P q"
+
+
+@contextmanager
+def played() -> Iterator[list[Tape]]:
+    """The recordings that are played inside."""
+    found: list[Tape] = []
+    real = Tape.play
+
+    def play(self: Tape, given: Any) -> Any:
+        found.append(self)
+        return real(self, given)
+
+    Tape.play = play  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        Tape.play = real  # type: ignore[method-assign]
+
+
+def data(seed: int, batch: int = 2, tokens: int = 37, heads: int = 2, size: int = 16) -> dict[str, Tensor]:
+    own = torch.Generator().manual_seed(seed)
+    x = {n: torch.randn(batch, tokens, heads, size, generator=own) for n in "qkv"}
+    x["k"] = torch.nn.functional.normalize(x["k"], dim=-1)
+    return x | {"b": torch.rand(batch, tokens, heads, generator=own)}
+
+
+def check(rule: ruledsl.Rule, x: dict[str, Tensor], plays: int, **options: Any) -> None:
+    """Forward and backward against the recurrence; `plays`: how many of the two are played."""
+    leaves = {n: t.detach().requires_grad_() for n, t in x.items()}
+    with played() as found:
+        o = rule(**leaves, backend="triton", **options)
+        (o * torch.linspace(0.5, 1, o.numel()).view(o.shape)).sum().backward()
+    assert len(found) == plays, f"{len(found)} played, expected {plays}"
+    wide = {n: t.detach().double().requires_grad_() for n, t in x.items()}
+    first = options.pop("initial_state", None)
+    wanted = rule(**wide, backend="recurrent", **options, **({} if first is None else {"initial_state": double(first)}))
+    (wanted * torch.linspace(0.5, 1, o.numel()).view(o.shape).double()).sum().backward()
+    same(o, wanted, "outputs")
+    for n, t in leaves.items():
+        same(t.grad, wide[n].grad, f"gradient of {n}")
+
+
+def same(found: Tensor | None, wanted: Tensor | None, what: str) -> None:
+    assert found is not None and wanted is not None, what
+    assert (found - wanted).norm() <= 1e-5 * wanted.norm(), what
+
+
+def double(state: Any) -> Any:
+    return {n: s.double() for n, s in state.items()} if isinstance(state, dict) else state.double()
+
+
+def again() -> None:
+    rule = ruledsl.load(DELTA)
+    for seed, plays in ((0, 0), (1, 2), (2, 2)):
+        check(rule, data(seed), plays)
+    state = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(5))
+    check(rule, data(3), 2, initial_state=state)
+
+
+def one_tensor_twice() -> None:
+    """Recorded with one tensor in two places; then there are two, and the other way round."""
+    rule = ruledsl.load(TWO)
+    x = data(0)
+    x["a"] = x.pop("b").clamp(min=0.1)
+    one, two = (torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(i)) for i in (5, 6))
+    for first in ({"S": one, "P": one}, {"S": one, "P": two}, {"S": two, "P": two}, {"S": two, "P": one}):
+        found, wanted = (rule(**y, initial_state=s, backend=b) for y, s, b in ((x, first, "triton"), ({n: t.double() for n, t in x.items()}, double(first), "recurrent")))
+        same(found, wanted, str([n for n in first if first[n] is one]))
+    x["k"] = x["q"]
+    check(rule, x, 1)  # forward was recorded without gradients
+    check(rule, x | {"k": data(9)["k"]}, 2)
+
+
+def strided() -> None:
+    """Vectors that are not contiguous are copied: such a call is not played."""
+    rule = ruledsl.load(DELTA)
+    for seed in (0, 1):
+        x = data(seed)
+        check(rule, x | {"q": x["q"].mT.contiguous().mT}, 0)
+        across = {n: t.transpose(1, 2).contiguous().transpose(1, 2) for n, t in x.items()}  # [B, H, T, ...] in memory
+        check(rule, across, 0)
+
+
+def unaligned() -> None:
+    """Kernels are compiled for the alignment of what they are given."""
+    rule = ruledsl.load(DELTA)
+    for seed, plays in ((0, 0), (1, 2)):
+        x = data(seed)
+        check(rule, x, plays)
+        room = torch.zeros(x["q"].numel() + 1)
+        room[1:] = x["q"].flatten()
+        check(rule, x | {"q": room[1:].view(x["q"].shape)}, plays)
+
+
+def packed() -> None:
+    rule = ruledsl.load(DELTA)
+    for seed, cuts, plays in ((0, [0, 5, 5, 37], 0), (1, [0, 20, 30, 37], 2), (2, [0, 37], 0)):
+        check(rule, data(seed, batch=1), plays, cu_seqlens=torch.tensor(cuts))
+
+
+def shared_heads() -> None:
+    """Keys of one head for two: their gradients are sums over heads."""
+    rule = ruledsl.load(DELTA)
+    for seed, plays in ((0, 0), (1, 2)):
+        x = data(seed)
+        check(rule, x | {n: x[n][:, :, :1].contiguous() for n in "qk"}, plays)
+
+
+def other_shapes() -> None:
+    rule = ruledsl.load(DELTA)
+    for tokens, plays in ((37, 0), (38, 0), (37, 2), (38, 2)):
+        check(rule, data(tokens, tokens=tokens), plays)
+
+
+def freed() -> None:
+    """What kernels hand to each other lives no longer than in a call that is not played."""
+    rule = ruledsl.load(DELTA)
+    made: list[weakref.ref[Tensor]] = []
+    real = torch.empty
+
+    def empty(*given: Any, **options: Any) -> Tensor:
+        x = real(*given, **options)
+        made.append(weakref.ref(x))
+        return x
+
+    for _ in range(2):
+        made.clear()
+        torch.empty = empty
+        try:
+            o = rule(**data(0), backend="triton")
+        finally:
+            torch.empty = real
+        alive = [x for ref in made if (x := ref()) is not None]
+        assert made and all(x.untyped_storage().data_ptr() == o.untyped_storage().data_ptr() for x in alive)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
