@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ruledsl.emit.triton_token import TokenText
 from ruledsl.lang import typed
 from ruledsl.runtime import triton_token
 from ruledsl.runtime.bind import Call
@@ -25,7 +24,7 @@ def one(token: Token, call: Call, carry: Carry) -> tuple[dict[str, Tensor], Carr
 
 
 def fused(
-    form: TokenText,
+    plan: triton_token.StepPlan,
     token: Token,
     parts: tuple[Part, ...],
     call: Call,
@@ -62,7 +61,7 @@ def fused(
     outputs = {n: _result(out, n, len(types), t, call, slots) for n, t in types.items()}
     named = {triton_token.state_name(p): p.key for p in parts if p.kind != "t"}
     old, final = ({n: x[key] for n, key in named.items()} for x in (states, new))
-    triton_token.step(form, call, old, final, states.get("t"), slots, outputs)
+    triton_token.step(plan, call, old, final, states.get("t"), slots, outputs)
     if "t" in states:
         _advance(states["t"], new["t"], slots)
     if out is not None:

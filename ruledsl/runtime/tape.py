@@ -1,10 +1,9 @@
-"""What a launcher did, to be done again without its Python: tensors made, kernels launched, tensors given back.
+"""What a call on a device did, to be done again without its Python: tensors made, kernels launched, tensors given back.
 
-All of that follows from the shapes, strides, dtypes and alignments of what a launcher is given (`signature`), and only addresses
-differ from call to call. So the first call of a signature is recorded while it runs, by stand-ins for the kernels and for
-torch among the names that the launcher sees; later ones are played. A played launch goes to the compiled kernel itself, past
-the lookup by arguments that `kernel[grid]` does each time. In Triton's interpreter nothing is compiled: there it goes to
-`kernel[grid]`.
+All of that follows from the shapes, strides, dtypes and alignments of what the call is given (`signature`), and only addresses
+differ from call to call. So one call of a signature is recorded while it runs, and later ones are played. A played launch goes
+to the compiled kernel itself, past the lookup by arguments that `kernel[grid]` does each time. In Triton's interpreter nothing
+is compiled: there it goes to `kernel[grid]`.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MOST = 256  # recordings of one owner
+
 Signature = tuple[object, ...]
-Tables = tuple[dict[str, Tensor], ...]  # what a launcher returns
+Tables = tuple[dict[str, Tensor], ...]  # what a call makes, by name
 
 
 def signature(tensors: list[Tensor]) -> Signature:
@@ -32,7 +33,7 @@ def signature(tensors: list[Tensor]) -> Signature:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """A tensor that the launcher makes: `at` counts the given ones, then these."""
+    """A tensor that is made: `at` counts the given ones, then these."""
 
     at: int
     make: Callable[..., Tensor]
@@ -56,36 +57,53 @@ class Tape:
 
     device: torch.device
     launches: tuple[_Launch, ...]
+    makes: tuple[_Made, ...]  # after the last launch
     results: tuple[tuple[tuple[str, int], ...], ...]
 
     def play(self, given: Iterable[Tensor]) -> Tables:
         """Do it again with other tensors of the same signature."""
         values: dict[int, Tensor] = dict(enumerate(given))
         for launch in self.launches:
-            for made in launch.makes:
-                values[made.at] = made.make(made.shape, dtype=made.dtype, device=self.device)
+            self._make(launch.makes, values)
             arguments = list(launch.fixed)
             for place, at in launch.tensors:
                 arguments[place] = values[at]
             launch.call(*arguments, **launch.options)
             for at in launch.done:
                 del values[at]
+        self._make(self.makes, values)
         return tuple({name: values[at] for name, at in table} for table in self.results)
 
+    def _make(self, makes: tuple[_Made, ...], values: dict[int, Tensor]) -> None:
+        for made in makes:
+            values[made.at] = made.make(made.shape, dtype=made.dtype, device=self.device)
 
-def record(module: ModuleType, launcher: str, arguments: tuple[Any, ...], given: list[Tensor]) -> tuple[Tables, Tape]:
-    """Run `module.launcher(*arguments)`: what it returns, and the recording.
 
-    `given`: the tensors among the arguments, in the order in which `play` gets them."""
-    from triton.runtime.jit import KernelInterface
+Body = Callable[["Recorder"], Tables]
 
-    recorder = _Recorder(given)
 
-    def stand(x: Any) -> Any:
-        return _Torch(recorder) if x is torch else _Stand(recorder, x) if isinstance(x, KernelInterface) else x
+class Recordings:
+    """Tapes by signature."""
 
-    found = with_stands(module, stand)[launcher](*arguments)
-    return found, recorder.tape(found, given[0].device)
+    def __init__(self) -> None:
+        self._known: dict[Signature, Tape | None] = {}
+
+    def run(self, key: Signature, given: list[Tensor], prepare: Callable[[], tuple[list[Tensor], Body]]) -> Tables:
+        """What the call makes. `key`: the signature of all that decides about it; `given`: tensors that it works on.
+
+        `prepare()` is asked where nothing can be played: for the given tensors as views that the body works on, and the body. If
+        it had to copy one, there is nothing to play: the copy is no part of a recording."""
+        known = self._known.get(key)
+        if known is not None:
+            return known.play(given)
+        seen, body = prepare()
+        recorder = Recorder(seen)
+        found = body(recorder)
+        if len(self._known) >= MOST:
+            self._known.clear()
+        copied = any(x.data_ptr() != y.data_ptr() for x, y in zip(given, seen, strict=True))
+        self._known[key] = None if copied else recorder.tape(found)
+        return found
 
 
 def with_stands(module: ModuleType, stand: Callable[[Any], Any]) -> dict[str, Any]:
@@ -98,53 +116,84 @@ def with_stands(module: ModuleType, stand: Callable[[Any], Any]) -> dict[str, An
     return names
 
 
-class _Recorder:
-    """What stand-ins tell; `at`: which tensor an object is, as long as it lives."""
+class Recorder:
+    """What a body makes and launches goes through here."""
 
     def __init__(self, given: list[Tensor]) -> None:
-        self.at = {id(x): i for i, x in enumerate(given)}
-        self.given = len(given)
-        self.count = len(given)
-        self.makes: list[_Made] = []
-        self.launches: list[_Launch] = []
+        self._device = given[0].device
+        self._at = {id(x): i for i, x in enumerate(given)}  # which tensor an object is, as long as it lives
+        self._given = self._count = len(given)
+        self._makes: list[_Made] = []
+        self._launches: list[_Launch] = []
 
-    def made(self, x: Tensor, make: Callable[..., Tensor]) -> Tensor:
-        self.makes.append(_Made(self.count, make, tuple(x.shape), x.dtype))
-        self.at[id(x)] = self.count
-        self.count += 1
-        return x
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return self._made(torch.empty, shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return self._made(torch.zeros, shape, dtype)
+
+    def summed(self, x: Tensor) -> Tensor:
+        """The sum over axis 0."""
+        found = self.empty(tuple(x.shape[1:]), x.dtype)
+        _sum(x, found)
+        self.launched(_sum, [x, found], {})
+        return found
+
+    def launch(self, module: ModuleType, launcher: str, *arguments: Any) -> Any:
+        """What a function of a generated module returns: it runs with stand-ins for its kernels and for torch."""
+        from triton.runtime.jit import KernelInterface
+
+        def stand(x: Any) -> Any:
+            return _Torch(self) if x is torch else _Stand(self, x) if isinstance(x, KernelInterface) else x
+
+        return with_stands(module, stand)[launcher](*arguments)
 
     def launched(self, call: Callable[..., Any], arguments: list[Any], options: Mapping[str, Any]) -> None:
         fixed = tuple(None if isinstance(x, Tensor) else x for x in arguments)
-        tensors = tuple((place, self.at[id(x)]) for place, x in enumerate(arguments) if isinstance(x, Tensor))
-        self.launches.append(_Launch(tuple(self.makes), call, fixed, options, tensors))
-        self.makes = []
+        tensors = tuple((place, self._at[id(x)]) for place, x in enumerate(arguments) if isinstance(x, Tensor))
+        self._launches.append(_Launch(tuple(self._makes), call, fixed, options, tensors))
+        self._makes = []
 
-    def tape(self, found: Tables, device: torch.device) -> Tape:
-        results = tuple(tuple((name, self.at[id(x)]) for name, x in table.items()) for table in found)
-        kept = {at for table in results for _, at in table}
-        last = {at: i for i, launch in enumerate(self.launches) for at in [m.at for m in launch.makes] + [at for _, at in launch.tensors]}
-        launches = tuple(
-            replace(launch, done=tuple(at for at, end in last.items() if end == i and at >= self.given and at not in kept))
-            for i, launch in enumerate(self.launches)
-        )
-        return Tape(device, launches, results)
+    def _made(self, make: Callable[..., Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        x = make(shape, dtype=dtype, device=self._device)
+        self._at[id(x)] = self._count
+        self._makes.append(_Made(self._count, make, shape, dtype))
+        self._count += 1
+        return x
+
+    def tape(self, found: Tables) -> Tape:
+        """The recording of what returned these tables."""
+        results = tuple(tuple((name, self._at[id(x)]) for name, x in table.items()) for table in found)
+        kept = {at for table in results for _, at in table}.union(range(self._given))
+        last: dict[int, int] = {}
+        for i, launch in enumerate(self._launches):
+            last |= dict.fromkeys([m.at for m in launch.makes] + [at for _, at in launch.tensors], i)
+        done: dict[int, list[int]] = {}
+        for at, i in last.items():
+            if at not in kept:
+                done.setdefault(i, []).append(at)
+        launches = tuple(replace(launch, done=tuple(done.get(i, ()))) for i, launch in enumerate(self._launches))
+        return Tape(self._device, launches, tuple(self._makes), results)
+
+
+def _sum(x: Tensor, out: Tensor) -> None:
+    torch.sum(x, 0, out=out)
 
 
 @dataclass(frozen=True, slots=True)
 class _Torch:
     """In place of torch: what launchers use of it."""
 
-    recorder: _Recorder
+    recorder: Recorder
 
-    def empty(self, shape: tuple[int, ...], **options: Any) -> Tensor:
-        return self.recorder.made(torch.empty(shape, **options), torch.empty)
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        return self.recorder.empty(shape, dtype)
 
-    def zeros(self, shape: tuple[int, ...], **options: Any) -> Tensor:
-        return self.recorder.made(torch.zeros(shape, **options), torch.zeros)
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        return self.recorder.zeros(shape, dtype)
 
     def empty_like(self, x: Tensor) -> Tensor:
-        return self.recorder.made(torch.empty_like(x), torch.empty)
+        return self.recorder.empty(tuple(x.shape), x.dtype)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
@@ -154,7 +203,7 @@ class _Torch:
 class _Stand:
     """In place of a kernel."""
 
-    recorder: _Recorder
+    recorder: Recorder
     kernel: Any
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
@@ -166,5 +215,4 @@ class _Stand:
             self.recorder.launched(self.kernel[grid], list(given), options)
             return
         named = dict(zip(self.kernel.arg_names, given, strict=False)) | options
-        call = compiled[(*grid, 1, 1)[:3]]
-        self.recorder.launched(call, [named[n] for n in self.kernel.arg_names], {})
+        self.recorder.launched(compiled[(*grid, 1, 1)[:3]], [named[n] for n in self.kernel.arg_names], {})

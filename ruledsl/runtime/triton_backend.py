@@ -1,5 +1,6 @@
 """The Triton backend: chunk kernels for rules that have a chunk form, scan kernels where states go entry by entry, kernels for
-single tokens for all others. Scan kernels beside token kernels: benchmarks/results/h200_scans.json."""
+single tokens for all others. States that are vectors have nothing for a product of tiles to do: there scan kernels go first.
+Measured: benchmarks/results/h200_scans.json."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ruledsl.emit.triton_token import TokenText
+from ruledsl.lang import typed
 from ruledsl.runtime import triton_chunked, triton_scan, triton_token
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.setting import Setting
@@ -29,9 +30,12 @@ def is_default(rule: Rule, device: str, sizes: Mapping[str, int] | None) -> bool
 
 def prepare(rule: Rule, setting: Setting) -> Compiled:
     """Generate kernels and register them. BackendError: the rule has no form, or not here."""
-    if _has_chunks(rule, dict(setting.sizes)):
+    sizes = dict(setting.sizes)
+    chunks, scans = _has_chunks(rule, sizes), triton_scan.has_form(rule, sizes)
+    vectors = not any(s.type.is_matrix for s in rule.typed.of(typed.Role.STATE))
+    if chunks and not (scans and vectors):
         return triton_chunked.prepare(rule, setting)
-    if triton_scan.has_form(rule, dict(setting.sizes)):
+    if scans:
         return triton_scan.prepare(rule, setting)
     return triton_token.prepare(rule, setting)
 
@@ -48,7 +52,7 @@ def _has_chunks(rule: Rule, sizes: dict[str, int] | None) -> bool:
     return not isinstance(found, str) and found.kernels
 
 
-def prepare_step(rule: Rule, setting: Setting) -> TokenText | None:
+def prepare_step(rule: Rule, setting: Setting) -> triton_token.StepPlan | None:
     """The kernels for one token, None where a step is plain torch."""
     return triton_token.prepare_step(rule, setting) if steps_on(setting.device) else None
 

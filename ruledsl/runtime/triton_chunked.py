@@ -39,7 +39,8 @@ from ruledsl.runtime.layout import inner
 from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.state import open_axes, position_of
-from ruledsl.runtime.tape import Signature, Tables, Tape
+from ruledsl.runtime.tables import packed_chunks, whole_chunks
+from ruledsl.runtime.tape import Recordings, Tables
 from ruledsl.runtime.token import Carry
 from ruledsl.runtime.triton_build import build
 from ruledsl.schedule.cut import cut
@@ -52,10 +53,9 @@ if TYPE_CHECKING:
     from ruledsl.runtime.rule import Rule
 
 MAX_STATE = 256  # rows or columns of a state that a kernel holds
-MOST_TAPES = 256  # of one plan
 
 Arguments = Callable[[Tiles, SimpleNamespace], tuple[Any, ...]]  # of a launcher, for tiles and tables of chunks
-Prepared = Callable[[list[Tensor], list[Tensor]], tuple[Tables, Arguments]]  # tensors as launchers take them, by name
+Prepare = Callable[[list[Tensor], list[Tensor]], tuple[Tables, Arguments]]  # tensors as launchers take them, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class TritonPlan:
     candidates: Mapping[str, tuple[Tiles, ...]]  # by direction, best first
     shipped: tuple[Tiles, ...]  # those of the candidates that nobody measured for this device
     fixed: int | None = None  # the chunk length, where the rule or the call sets it
-    tapes: dict[Signature, tuple[int, Tape | None]] = field(default_factory=dict)  # and the chunk length, by direction and tensors
+    recordings: Recordings = field(default_factory=Recordings)
 
     @property
     def results(self) -> int:
@@ -255,23 +255,13 @@ class TritonPlan:
         """Tables of chunks: first token, tokens, position in its sequence; first chunk and end of each sequence."""
         position = tensors[len(self._keys)]
         batch, length = tensors[0].shape[:2]
-        device = tensors[0].device
-        if not self.packed:
-            whole = _whole_tables(batch, length, c, device)
-            if not self.form.positions:
-                return whole
-            row = torch.arange(batch, device=device).repeat_interleave(-(-length // c))
-            return SimpleNamespace(**{**vars(whole), "places": whole.starts - row * length + position[row]})
-        bounds = tensors[-1].to(torch.int64)
-        starts, lengths = bounds[:-1], bounds.diff()
-        used = (lengths + c - 1) // c
-        ends = used.cumsum(0)
-        begins = ends - used
-        index = torch.arange(length // c + starts.shape[0], device=device)
-        owner = torch.searchsorted(ends, index, right=True).clamp(max=starts.shape[0] - 1)
-        inside = (index - begins[owner]) * c
-        counts = torch.where(index < ends[-1], (lengths[owner] - inside).clamp(min=0, max=c), 0)
-        return SimpleNamespace(starts=starts[owner] + inside, counts=counts, places=inside + position[owner], begins=begins, ends=ends, firsts=starts, lasts=starts + lengths)
+        if self.packed:
+            return packed_chunks(length, c, tensors[-1], position)
+        whole = whole_chunks(batch, length, c, tensors[0].device)
+        if not self.form.positions:
+            return whole
+        row = torch.arange(batch, device=position.device).repeat_interleave(-(-length // c))
+        return SimpleNamespace(**{**vars(whole), "places": whole.starts - row * length + position[row]})
 
     def _plan(self, choice: Tiles, states: dict[str, Tensor], tokens: int, dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
         first = next(iter(states.values()))
@@ -292,78 +282,58 @@ class TritonPlan:
         return _FITTING.get(self._place("forward"), self.candidates["forward"][0]).chunk
 
     def _place(self, direction: str) -> Place:
-        return self.form.key, tuple(sorted(self.sizes.items())), self.dtype, self.fixed, direction
+        return self.form.key, self._sizes, self.dtype, self.fixed, direction
+
+    @cached_property
+    def _sizes(self) -> tuple[tuple[str, int], ...]:
+        return tuple(sorted(self.sizes.items()))
 
     @property
     def _operands(self) -> torch.dtype:
         """Of the products."""
         return torch.float32 if self.form.several_reads else self.dtype
 
-    def _launched(self, direction: str, tensors: list[Tensor], rest: list[Tensor], prepared: Prepared) -> Tables:
-        """The launcher's results: played if a call of this signature was recorded, else with the first tiles that fit the device."""
-        signature = direction, *tape.signature([*tensors, *rest])
-        chunk, known = self.tapes.get(signature, (0, None))
-        given = [*tensors[: len(self._keys)], *rest]
-        if known is not None:
-            return known.play([*given, *vars(self._chunks(tensors, chunk)).values()])
-        tables, arguments = prepared(tensors, rest)
-        choice, found, recorded = self._attempt(direction, tensors, [x for t in tables for x in t.values()], arguments)
-        copied = any(x.data_ptr() != y.data_ptr() for x, y in zip(given, (x for t in tables for x in t.values()), strict=True))
-        if len(self.tapes) >= MOST_TAPES:
-            self.tapes.clear()
-        self.tapes[signature] = choice.chunk, None if copied else recorded
-        return found
+    def _launched(self, direction: str, tensors: list[Tensor], rest: list[Tensor], prepare: Prepare) -> Tables:
+        """What the launcher returns, with the tiles that fit the device."""
+        choice = _FITTING.get(self._place(direction))
+        if choice not in self.candidates[direction]:
+            return self._first(direction, tensors, prepare(tensors, rest)[1])
+        chunks = self._chunks(tensors, choice.chunk)
+        tables = list(vars(chunks).values())
 
-    def _attempt(self, direction: str, tensors: list[Tensor], given: list[Tensor], arguments: Arguments) -> tuple[Tiles, Tables, Tape]:
-        """The first tiles that fit the device; what fits is remembered."""
+        def prepared() -> tuple[list[Tensor], tape.Body]:
+            named, arguments = prepare(tensors, rest)
+            module = build(self.form.text)
+            body: tape.Body = lambda recorder: recorder.launch(module, direction, *arguments(choice, chunks))  # noqa: E731
+            return [x for t in named for x in t.values()] + tables, body
+
+        signature = direction, choice.chunk, *tape.signature([*tensors, *rest])
+        return self.recordings.run(signature, [*tensors[: len(self._keys)], *rest, *tables], prepared)
+
+    def _first(self, direction: str, tensors: list[Tensor], arguments: Arguments) -> Tables:
+        """The first call finds the first tiles that fit."""
         from triton.runtime.errors import OutOfResources
 
         module = build(self.form.text)
-        place = self._place(direction)
-        candidates, known = self.candidates[direction], _FITTING.get(place)
-        if known in candidates:
-            candidates = (known,)
-        elif direction == "backward" and self.form.kept:  # chunks of the forward pass first: what it made is there
+        candidates = self.candidates[direction]
+        if direction == "backward" and self.form.kept:  # chunks of the forward pass first: what it made is there
             candidates = tuple(sorted(candidates, key=lambda t: t.chunk != self._ran()))
         for choice in candidates:
-            chunks = self._chunks(tensors, choice.chunk)
-            handed = arguments(choice, chunks)
-            if choice != known:
-                compile_ahead(module, direction, handed)
+            given = arguments(choice, self._chunks(tensors, choice.chunk))
+            compile_ahead(module, direction, given)
             try:
-                found, recorded = tape.record(module, direction, handed, [*given, *vars(chunks).values()])
+                found: Tables = getattr(module, direction)(*given)
             except OutOfResources as e:
                 last = e
                 continue
-            _FITTING[place] = choice
-            return choice, found, recorded
+            _FITTING[self._place(direction)] = choice
+            return found
         raise BackendError(f"backend 'triton': no tiles fit this device at {dict(self.sizes)} ({last}); backend 'torch' runs it")
 
 
 @lru_cache
 def _units(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
-
-
-def _whole_tables(batch: int, length: int, chunk: int, device: torch.device) -> SimpleNamespace:
-    """The tables of sequences of one length. They are kept, but not what a CUDA graph that is being captured makes: that
-    memory is the graph's."""
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return _made_tables.__wrapped__(batch, length, chunk, device)
-    return _made_tables(batch, length, chunk, device)
-
-
-@lru_cache(maxsize=256)
-def _made_tables(batch: int, length: int, chunk: int, device: torch.device) -> SimpleNamespace:
-    per = -(-length // chunk)
-    index = torch.arange(batch * per, device=device)
-    row, inside = index // per, index % per * chunk
-    begins = torch.arange(batch, device=device) * per
-    firsts = torch.arange(batch, device=device) * length
-    starts, counts = row * length + inside, (length - inside).clamp(max=chunk)
-    return SimpleNamespace(
-        starts=starts, counts=counts, places=inside, begins=begins, ends=begins + per, firsts=firsts, lasts=firsts + length
-    )
 
 
 Place = tuple[str, tuple[tuple[str, int], ...], torch.dtype, int | None, str]  # kernels, sizes, dtype, fixed chunk, direction

@@ -1,7 +1,7 @@
 """Rules whose states go entry by entry, on Triton: scans over tokens in generated kernels.
 
 The operator takes the tensors of `triton_token`. A sequence is taken whole, or in pieces that run side by side (see
-`chunk.pieces`); which, follows from the shapes and `schedule.scan_tiles`, or from `chunk_size`, the tokens of a piece. Pieces
+`tables.pieces`); which, follows from the shapes and `schedule.scan_tiles`, or from `chunk_size`, the tokens of a piece. Pieces
 are tables made on the device; nothing waits for it.
 """
 
@@ -26,9 +26,11 @@ from ruledsl.runtime import registration, triton_token
 from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.statics import carried
+from ruledsl.runtime.tables import pieces, whole_pieces
+from ruledsl.runtime.tape import Recorder, Tables
 from ruledsl.runtime.triton_build import build
 from ruledsl.runtime.triton_chunked import missing
-from ruledsl.runtime.triton_token import LARGEST, TokenPlan
+from ruledsl.runtime.triton_token import LARGEST, Given, Tensors, TokenPlan
 from ruledsl.schedule.scan_tiles import SHORTEST, ScanTiles, piece
 from ruledsl.schedule.target import target
 
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 DEVICE = "h200"  # that pieces are chosen for
 _TEXTS: dict[tuple[str, tuple[tuple[str, int], ...], ScanTiles | None], ScanText] = {}
 _only: ScanTiles | None = None
-Tensors = dict[str, Tensor]
 
 
 def scan_kernels(rule: Rule, sizes: Mapping[str, int]) -> ScanText:
@@ -74,75 +75,62 @@ def has_form(rule: Rule, sizes: Mapping[str, int]) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class Pieces:
-    """Pieces in the order of their tokens; those after the last one are empty."""
-
-    bounds: Tensor  # first tokens [pieces + 1]
-    position: Tensor  # of the first token in its sequence [pieces]
-    of: Tensor  # pieces of each sequence: first ones [sequences + 1]
-
-
-def cut(bounds: Tensor, position: Tensor, tokens: int, count: int) -> Pieces:
-    """`count` pieces of at most `tokens` tokens; `bounds` [sequences + 1], `position` [sequences]."""
-    each = (bounds.diff() + tokens - 1) // tokens
-    of = torch.cat([each.new_zeros(1), each.cumsum(0)])
-    index = torch.arange(count + 1, device=bounds.device)
-    sequence = (torch.searchsorted(of, index, right=True) - 1).clamp(max=each.shape[0] - 1)
-    begin = torch.minimum(bounds[sequence] + (index - of[sequence]) * tokens, bounds[sequence + 1])
-    return Pieces(begin, (position[sequence] + begin - bounds[sequence])[:-1], of)
-
-
 @dataclass(frozen=True)
 class ScanPlan(TokenPlan):
-    """`registration.Plan` of scan kernels. Tensors as in `TokenPlan`."""
+    """`registration.Plan` of scan kernels. Tensors as in `TokenPlan`; where sequences are cut, the tables go on with position and
+    bounds of pieces, and the first piece of each sequence."""
 
     form: ScanText  # type: ignore[assignment]
     chunk_size: int | None = None  # tokens of a piece
+    positions: bool = False  # do kernels read the position of a token?
 
-    def forward(self, tensors: list[Tensor]) -> list[Tensor]:
-        x, states, position, bounds = self._named(tensors)
-        final, outputs, kept = self._made(tensors)
+    def _tables(self, tensors: list[Tensor]) -> list[Tensor]:
+        own = super()._tables(tensors)
         tokens, count = self._pieces(tensors)
         if tokens is None:
-            self._walk("run", x, states, final, position, bounds, kept, outputs)
-            return [*outputs.values(), *final.values(), kept]
-        at = cut(bounds, position, tokens, count)
-        entering = self._states(states, count)
-        for i, parts in enumerate(self.form.forward):
-            maps = self._maps(parts, states, count)
-            self._walk(f"sum{i}", x, entering, maps, at.position, at.bounds, None, {})
-            self._walk(f"join{i}", maps, states, final, position, at.of, None, entering)
-        self._walk("run", x, entering, self._states(states, count), at.position, at.bounds, kept, outputs)
-        return [*outputs.values(), *final.values(), kept]
-
-    def backward(self, tensors: list[Tensor], kept: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
-        x, states, position, bounds = self._named(tensors)
+            return own
+        position, bounds = own
         batch, length = tensors[0].shape[:2]
-        given, d_outputs, d_final = self._given(tensors), *self._cotangents(grads)
-        tokens, count = self._pieces(tensors)
+        found = pieces(bounds, tokens, count) if self.packed else whole_pieces(batch, length, tokens, count, bounds.device)
+        begin, of, sequence, before = found
+        return [*own, position[sequence] + before if self.positions else position, begin, of]
+
+    def _forward(self, run: Recorder, given: Given, tensors: list[Tensor]) -> Tables:
+        x, states, at = given.x, given.states, given.at
+        outputs, final, kept = made = self._made(tensors, run.empty, run.zeros)
+        if len(at) == 2:
+            self._walk(run, "run", x, states, final, *at, kept["kept"], outputs)
+            return made
+        place, bounds, of = at[2:]
+        count = bounds.shape[0] - 1
+        entering = self._states(run, states, count)
+        for i, parts in enumerate(self.form.forward):
+            maps = self._maps(run, parts, count)
+            self._walk(run, f"sum{i}", x, entering, maps, place, bounds, None, {})
+            self._walk(run, f"join{i}", maps, states, final, at[0], of, None, entering)
+        self._walk(run, "run", x, entering, self._states(run, states, count), place, bounds, kept["kept"], outputs)
+        return made
+
+    def _backward(self, run: Recorder, given: Given, tensors: list[Tensor]) -> Tables:
+        x, d_outputs, d_final = given.x, given.d_outputs, given.d_final
+        tokens, (place, bounds) = tensors[0].shape[:2].numel(), given.at[-3:-1] if len(given.at) > 2 else given.at
+        count = bounds.shape[0] - 1
         initial: Tensors = {}
-        if tokens is not None:
-            at = cut(bounds, position, tokens, count)
-            initial = {n: torch.empty_like(g) for n, g in d_final.items()}
-            leaving = self._states(states, count)
+        if len(given.at) > 2:
+            initial = {n: run.empty(tuple(g.shape), g.dtype) for n, g in d_final.items()}
+            leaving = self._states(run, given.states, count)
             for i, parts in enumerate(self.form.backward):
                 name = f"dsum{i}"
                 blocks = dict.fromkeys(self.form.walks[name].partial, (self.form.walks[name].blocks,))
-                maps = self._maps(parts, states, count, blocks)
-                scratch = self._scratch(name, position, count)
-                self._walk(name, x, kept[0], scratch, at.position, at.bounds, d_outputs, leaving, maps, batch * length)
-                maps = {n: m.sum(0) if n in blocks else m for n, m in maps.items()}
-                self._walk(f"djoin{i}", maps, d_final, initial, position, at.of, None, leaving)
-            position, bounds, d_final = at.position, at.bounds, leaving
-        found = {n: self._gradient_of(n, given[n], batch * length, bounds) for n in self.form.with_gradient}
-        scratch = self._scratch("back", position, bounds.shape[0] - 1)
-        self._walk("back", x, kept[0], scratch, position, bounds, d_outputs, d_final, found, batch * length)
-        return [
-            initial[n].to(given[n].dtype) if n in initial else self._gradient(n, found[n], given[n])
-            for n in self._names
-            if n in found
-        ]
+                maps = self._maps(run, parts, count, blocks)
+                scratch = self._scratch(run, name, count)
+                self._walk(run, name, x, given.kept, scratch, place, bounds, d_outputs, leaving, maps, tokens)
+                maps = {n: run.summed(m) if n in blocks else m for n, m in maps.items()}
+                self._walk(run, f"djoin{i}", maps, d_final, initial, given.at[0], given.at[-1], None, leaving)
+            d_final = leaving
+        found = self._gradients(run, tensors, count)
+        self._walk(run, "back", x, given.kept, self._scratch(run, "back", count), place, bounds, d_outputs, d_final, found, tokens)
+        return found, initial
 
     def _pieces(self, tensors: list[Tensor]) -> tuple[int | None, int]:
         """Tokens of a piece, None if sequences are whole, and how many pieces there are at most."""
@@ -166,34 +154,31 @@ class ScanPlan(TokenPlan):
     def _kept_width(self, given: Mapping[str, Tensor]) -> int:
         return sum(given[n][0, 0].numel() for n in self.form.states)
 
-    def _states(self, like: Tensors, count: int) -> Tensors:
+    def _states(self, run: Recorder, like: Tensors, count: int) -> Tensors:
         """States (or their cotangents) of pieces [pieces, H, ...], empty."""
-        return {n: x.new_empty(count, *x.shape[1:], dtype=torch.float32) for n, x in like.items()}
+        return {n: run.empty((count, *x.shape[1:]), torch.float32) for n, x in like.items()}
 
     def _maps(
-        self, parts: tuple[str, ...], like: Tensors, count: int, blocks: Mapping[str, tuple[int, ...]] | None = None
+        self, run: Recorder, parts: tuple[str, ...], count: int, blocks: Mapping[str, tuple[int, ...]] | None = None
     ) -> Tensors:
         """Parts of the maps of pieces [(blocks,) pieces, H, ...], empty; those of members of a family side by side."""
-        first = next(iter(like.values()))
         found = {}
         for n in parts:
             dims = [typed.dim_value(d, self.sizes) for d in self.form.types[n].dims]
-            found[n] = first.new_empty(*(blocks or {}).get(n, ()), count, self.heads, *dims, dtype=torch.float32)
+            found[n] = run.empty((*(blocks or {}).get(n, ()), count, self.heads, *dims), torch.float32)
         return found
 
-    def _scratch(self, name: str, like: Tensor, count: int) -> Tensor | None:
+    def _scratch(self, run: Recorder, name: str, count: int) -> Tensor | None:
         """What enters the turns of a segment, for each kernel program; None if a segment is one turn."""
         tiles, walk = self.form.tiles, self.form.walks[name]
         turns = tiles.segment // tiles.turn
-        if turns == 1:
-            return None
-        return like.new_empty(count * self.heads * walk.blocks * turns * walk.span, dtype=torch.float32)
+        return None if turns == 1 else run.empty((count * self.heads * walk.blocks * turns * walk.span,), torch.float32)
 
-    def _walk(self, name: str, *arguments: Any) -> None:
+    def _walk(self, run: Recorder, name: str, *arguments: Any) -> None:
         from triton.runtime.errors import OutOfResources
 
         try:
-            getattr(build(self.form.text), name)(*arguments, self.heads, self.sizes, self.form.tiles.warps)
+            run.launch(build(self.form.text), name, *arguments, self.heads, self.sizes, self.form.tiles.warps)
         except OutOfResources as e:
             raise BackendError(f"backend 'triton-scan': tiles that are too large for this device ({e})") from None
 
@@ -220,7 +205,7 @@ def prepare(rule: Rule, setting: Setting) -> Compiled:
             key,
             ScanPlan(
                 form, sizes, setting.heads, setting.out_dtype, triton_token.output_shapes(rule.typed, sizes),
-                triton_token.families(rule.typed, form.states), setting.packed, setting.chunk_size,
+                triton_token.families(rule.typed, form.states), setting.packed, setting.chunk_size, carried(rule.typed, sizes).position,
             ),
         )  # fmt: skip
     return Compiled(rule.typed, form, key)

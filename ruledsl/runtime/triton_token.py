@@ -8,8 +8,9 @@ step works in the caller's tensors and can be captured in a CUDA graph: nothing 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -22,7 +23,7 @@ from ruledsl.emit.names import comment
 from ruledsl.emit.triton_token import SEGMENT, TokenText, triton_token
 from ruledsl.lang import typed
 from ruledsl.lang.diagnostic import RuleError
-from ruledsl.runtime import registration
+from ruledsl.runtime import registration, tape
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.chunked import no_tokens
 from ruledsl.runtime.errors import BackendError
@@ -30,6 +31,8 @@ from ruledsl.runtime.layout import inner
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.state import Part, position_of, tensors_of, with_tensors
 from ruledsl.runtime.statics import carried
+from ruledsl.runtime.tables import whole_bounds
+from ruledsl.runtime.tape import Recorder, Recordings, Tables
 from ruledsl.runtime.token import Carry
 from ruledsl.runtime.triton_build import build
 from ruledsl.runtime.triton_chunked import missing
@@ -37,6 +40,9 @@ from ruledsl.schedule.token_split import Split, split
 
 if TYPE_CHECKING:
     from ruledsl.runtime.rule import Rule
+
+Tensors = dict[str, Tensor]
+Make = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
 LARGEST = 131_072  # entries of a tile
 _TILE = 2_048  # entries of a block of a state, where an axis may be cut
@@ -104,6 +110,24 @@ def has_form(rule: Rule) -> bool:
 
 
 @dataclass(frozen=True)
+class Given:
+    """The tensors of a call by name, as launchers take them; vectors of tokens are [tokens, Hg, ...]."""
+
+    x: Tensors  # inputs and params
+    states: Tensors
+    kept: Tensor | None  # and cotangents, in a backward pass
+    d_outputs: Tensors
+    d_final: Tensors
+    at: list[Tensor]  # tables: position and bounds of the sequences, and what a plan adds
+
+    def tensors(self) -> list[Tensor]:
+        """In the order of the plan's tensors, then the tables."""
+        kept = [] if self.kept is None else [self.kept]
+        named = (x for table in (self.d_outputs, self.d_final) for x in table.values())
+        return [*self.x.values(), *self.states.values(), *kept, *named, *self.at]
+
+
+@dataclass(frozen=True)
 class TokenPlan:
     """`registration.Plan` of generated kernels. Tensors: inputs, params, states, position, cu_seqlens if packed."""
 
@@ -114,66 +138,91 @@ class TokenPlan:
     outputs: tuple[tuple[str, tuple[int, ...]], ...]
     families: frozenset[str]  # names whose gradient is written member by member
     packed: bool
+    recordings: Recordings = field(default_factory=Recordings, kw_only=True)
 
     @property
     def results(self) -> int:
         return len(self.outputs) + len(self.form.states)
 
-    @property
+    @cached_property
     def differentiable(self) -> tuple[bool, ...]:
         return tuple(n in self.form.with_gradient for n in self._names) + (False,) * (2 if self.packed else 1)
 
     def forward(self, tensors: list[Tensor]) -> list[Tensor]:
-        x, states, position, bounds = self._named(tensors)
-        final, outputs, kept = self._made(tensors)
-        launch(self.form, "forward", x, states, final, position, bounds, kept, outputs, self.heads, self.sizes)
-        return [*outputs.values(), *final.values(), kept]
+        found = self._run("forward", tensors, [], self._forward)
+        return [x for table in found for x in table.values()]
 
     def backward(self, tensors: list[Tensor], kept: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
-        x, states, position, bounds = self._named(tensors)
-        batch, length = tensors[0].shape[:2]
-        given, d_outputs, d_final = self._given(tensors), *self._cotangents(grads)
-        found = {n: self._gradient_of(n, given[n], batch * length, bounds) for n in self.form.with_gradient}
-        programs = (bounds.shape[0] - 1) * self.heads * self.form.blocks
-        scratch = position.new_empty(programs * SEGMENT * self.form.span, dtype=torch.float32)
+        found, initial = self._run("backward", tensors, [*kept, *grads], self._backward)
+        named = zip(self._names, tensors, strict=False)
+        return [initial[n].to(x.dtype) if n in initial else self._gradient(n, found[n], x) for n, x in named if n in found]
+
+    def _run(self, direction: str, tensors: list[Tensor], rest: list[Tensor], body: Callable[[Recorder, Given, list[Tensor]], Tables]) -> Tables:
+        at = self._tables(tensors)
+
+        def prepare() -> tuple[list[Tensor], tape.Body]:
+            given = self._given(tensors, rest, at)
+            return given.tensors(), lambda recorder: body(recorder, given, tensors)
+
+        signature = direction, *tape.signature([*tensors, *rest])
+        return self.recordings.run(signature, [*tensors[: len(self._names)], *rest, *at], prepare)
+
+    def _forward(self, run: Recorder, given: Given, tensors: list[Tensor]) -> Tables:
+        outputs, final, kept = made = self._made(tensors, run.empty, run.zeros)
+        launch(run, self.form, "forward", given.x, given.states, final, *given.at, kept["kept"], outputs, self.heads, self.sizes)
+        return made
+
+    def _backward(self, run: Recorder, given: Given, tensors: list[Tensor]) -> Tables:
+        sequences, tokens = given.at[1].shape[0] - 1, tensors[0].shape[:2].numel()
+        found = self._gradients(run, tensors, sequences)
+        scratch = run.empty((sequences * self.heads * self.form.blocks * SEGMENT * self.form.span,), torch.float32)
         launch(
-            self.form, "backward", x, kept[0], position, bounds, scratch, d_outputs, d_final, found,
-            batch * length, self.heads, self.sizes,
+            run, self.form, "backward", given.x, given.kept, *given.at, scratch, given.d_outputs, given.d_final, found, tokens,
+            self.heads, self.sizes,
         )  # fmt: skip
-        return [self._gradient(n, found[n], given[n]) for n in self._names if n in found]
+        return found, {}
 
     def like(self, tensors: list[Tensor]) -> list[Tensor]:
-        final, outputs, kept = self._made(tensors)
-        return [*outputs.values(), *final.values(), kept]
+        def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            return tensors[0].new_empty(shape, dtype=dtype)
+
+        return [x for table in self._made(tensors, empty, empty) for x in table.values()]
 
     def batched(self, tensors: list[Tensor]) -> bool:
         return False  # the checkpoints that are kept are not laid out by batch row
 
-    @property
+    @cached_property
     def _names(self) -> tuple[str, ...]:
         return (*self.form.inputs, *self.form.params, *self.form.states)
 
-    def _given(self, tensors: list[Tensor]) -> dict[str, Tensor]:
-        return dict(zip(self._names, tensors, strict=False))
-
-    def _cotangents(self, grads: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Of the outputs and of the final states, by name."""
-        finals = zip(self.form.states, grads[len(self.outputs) :], strict=True)
-        return (
-            {n: g.contiguous() for (n, _), g in zip(self.outputs, grads, strict=False)},
-            {n: g.float().contiguous() for n, g in finals},
-        )
-
-    def _made(self, tensors: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """Final states, outputs and kept states, empty; packed outputs 0, since tokens after the last sequence belong to none."""
+    def _tables(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Position and bounds of the sequences."""
         batch, length = tensors[0].shape[:2]
-        given = self._given(tensors)
-        final = {n: torch.empty_like(given[n], memory_format=torch.contiguous_format) for n in self.form.states}
-        new = tensors[0].new_zeros if self.packed else tensors[0].new_empty
-        outputs = {n: new(batch, length, self.heads, *shape, dtype=self.dtype) for n, shape in self.outputs}
-        sequences = tensors[-1].shape[0] - 1 if self.packed else batch
-        rows, width = self._segments(batch * length, sequences), self._kept_width(given)
-        return final, outputs, tensors[0].new_empty(rows, self.heads, width, dtype=torch.float32)
+        bounds = tensors[-1].to(torch.int64) if self.packed else whole_bounds(batch, length, tensors[0].device)
+        return [tensors[len(self._names)], bounds]
+
+    def _given(self, tensors: list[Tensor], rest: list[Tensor], at: list[Tensor]) -> Given:
+        tokens = tensors[0].shape[:2].numel()
+        named = dict(zip(self._names, tensors, strict=False))
+        x = {n: inner(named[n].reshape(tokens, *named[n].shape[2:])) for n in self.form.inputs}
+        x |= {n: named[n][0].contiguous() for n in self.form.params}
+        states = {n: named[n].contiguous() for n in self.form.states}
+        if not rest:
+            return Given(x, states, None, {}, {}, at)
+        kept, *grads = rest
+        d_outputs = {n: g.contiguous() for (n, _), g in zip(self.outputs, grads, strict=False)}
+        finals = zip(self.form.states, grads[len(self.outputs) :], strict=True)
+        return Given(x, states, kept, d_outputs, {n: g.float().contiguous() for n, g in finals}, at)
+
+    def _made(self, tensors: list[Tensor], empty: Make, zeros: Make) -> tuple[Tensors, Tensors, Tensors]:
+        """Outputs, final states and kept states; packed outputs 0, since tokens after the last sequence belong to none."""
+        batch, length = tensors[0].shape[:2]
+        states = dict(zip(self._names, tensors, strict=False))
+        make = zeros if self.packed else empty
+        outputs = {n: make((batch, length, self.heads, *shape), self.dtype) for n, shape in self.outputs}
+        final = {n: empty(tuple(states[n].shape), states[n].dtype) for n in self.form.states}
+        rows = self._segments(batch * length, tensors[-1].shape[0] - 1 if self.packed else batch)
+        return outputs, final, {"kept": empty((rows, self.heads, self._kept_width(states)), torch.float32)}
 
     def _segments(self, tokens: int, sequences: int) -> int:
         """At most so many kept states."""
@@ -183,31 +232,18 @@ class TokenPlan:
         """Numbers of a head in a kept state."""
         return self.form.blocks * self.form.span
 
-    def _named(self, tensors: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
-        batch, length = tensors[0].shape[:2]
-        given = self._given(tensors)
-        x = {n: inner(given[n].reshape(batch * length, *given[n].shape[2:])) for n in self.form.inputs}
-        x |= {n: given[n][0].contiguous() for n in self.form.params}
-        states = {n: given[n].contiguous() for n in self.form.states}
-        position = tensors[len(self._names)]
-        bounds = (
-            tensors[-1].to(torch.int64)
-            if self.packed
-            else torch.arange(batch + 1, device=position.device, dtype=torch.int64) * length
-        )
-        return x, states, position, bounds
-
-    def _gradient_of(self, name: str, like: Tensor, tokens: int, bounds: Tensor) -> Tensor:
-        """Where the kernel writes the gradient of a tensor, see the launcher."""
-        partial = name in self.form.partial
-        if name in self.form.inputs:
-            shape = (tokens, self.heads, *like.shape[3:])
-        else:
-            shape = (bounds.shape[0] - 1, self.heads, *like.shape[2:])
-        same = name in self.form.inputs and not partial and like.shape[2] == self.heads
-        make = torch.zeros if self.packed or name in self.families else torch.empty
-        blocks = (self.form.blocks,) if partial else ()
-        return make(*blocks, *shape, dtype=like.dtype if same else torch.float32, device=like.device)
+    def _gradients(self, run: Recorder, tensors: list[Tensor], sequences: int) -> Tensors:
+        """Where the kernel writes gradients, see the launcher. `sequences`: that it knows of."""
+        tokens, found = tensors[0].shape[:2].numel(), {}
+        for name, like in zip(self._names, tensors, strict=False):
+            if name not in self.form.with_gradient:
+                continue
+            partial, own = name in self.form.partial, name in self.form.inputs
+            shape = (tokens, self.heads, *like.shape[3:]) if own else (sequences, self.heads, *like.shape[2:])
+            same = own and not partial and like.shape[2] == self.heads
+            make = run.zeros if self.packed or name in self.families else run.empty
+            found[name] = make((*((self.form.blocks,) if partial else ()), *shape), like.dtype if same else torch.float32)
+        return found
 
     def _gradient(self, name: str, found: Tensor, like: Tensor) -> Tensor:
         if name in self.form.partial:
@@ -227,12 +263,12 @@ def warps(form: TokenText, name: str) -> int:
     return next((w for most, w in table if largest <= most), 16)
 
 
-def launch(form: TokenText, name: str, *arguments: Any) -> None:
+def launch(run: Recorder, form: TokenText, name: str, *arguments: Any) -> None:
     """Run one of the module's launchers; `arguments` but the last, the number of warps."""
     from triton.runtime.errors import OutOfResources
 
     try:
-        getattr(build(form.text), name)(*arguments, warps(form, name))
+        run.launch(build(form.text), name, *arguments, warps(form, name))
     except OutOfResources as e:
         raise BackendError(
             f"backend 'triton': values of {form.largest} entries are too large for this device ({e}); "
@@ -340,10 +376,18 @@ def run(compiled: Registered, call: Call, carry: Carry, cu_seqlens: Tensor | Non
 # ------------------------------------------------------------------------------------------------ one token
 
 
-def prepare_step(rule: Rule, setting: Setting) -> TokenText | None:
+@dataclass(frozen=True)
+class StepPlan:
+    """The kernel for one token, and what its calls did."""
+
+    form: TokenText
+    recordings: Recordings = field(default_factory=Recordings)
+
+
+def prepare_step(rule: Rule, setting: Setting) -> StepPlan | None:
     """The kernels for one token, None where there are none."""
     try:
-        return _form(rule, setting)
+        return StepPlan(_form(rule, setting))
     except (BackendError, RuleError):
         return None
 
@@ -360,7 +404,7 @@ def state_name(part: Part) -> str:
 
 
 def step(
-    form: TokenText,
+    plan: StepPlan,
     call: Call,
     states: Mapping[str, Tensor],
     final: Mapping[str, Tensor],
@@ -371,8 +415,20 @@ def step(
     """One token: reads `states` and writes `final` (which may be the same), both [B or slots, H, ...] contiguous, by
     the token program's names, and `outputs` [B, H, ...] contiguous; `position` [B or slots] if the rule reads it. Rows
     whose slot is negative are left alone."""
-    x = {n: inner(call.inputs[n][:, 0]) for n in form.inputs} | {n: call.params[n].contiguous() for n in form.params}
-    launch(form, "step", x, states, final, position, slots, outputs, call.batch, call.heads, call.sizes)
+    form = plan.form
+    rest = [*states.values(), *final.values(), *outputs.values(), *(x for x in (position, slots) if x is not None)]
+
+    def prepare() -> tuple[list[Tensor], tape.Body]:
+        x = {n: inner(call.inputs[n][:, 0]) for n in form.inputs} | {n: call.params[n].contiguous() for n in form.params}
+
+        def body(run: Recorder) -> Tables:
+            launch(run, form, "step", x, states, final, position, slots, outputs, call.batch, call.heads, call.sizes)
+            return ()
+
+        return [*x.values(), *rest], body
+
+    given = [*(call.inputs[n] for n in form.inputs), *(call.params[n] for n in form.params), *rest]
+    plan.recordings.run((slots is None, *tape.signature(given)), given, prepare)
 
 
 __all__ = ["Compiled", "has_form", "prepare", "prepare_step", "run", "state_name", "step", "token_text"]

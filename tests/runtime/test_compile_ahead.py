@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from ruledsl.runtime import compile_ahead
+from ruledsl.runtime import compile_ahead, tape
 
 TEXT = """
 def power(n):
@@ -38,7 +38,8 @@ def test_launchers_run_with_stand_ins() -> None:
     module, seen = ModuleType("made"), list[Any]()
     exec(TEXT, module.__dict__)
     module.first_kernel, module.second_kernel = Kernel("first", seen), Kernel("second", seen)
-    names, stands = compile_ahead._dry(module, Kernel)
+    names = tape.with_stands(module, lambda x: compile_ahead._Stand(x) if isinstance(x, Kernel) else x)
+    stands = [names["first_kernel"], names["second_kernel"]]
     assert names["backward"](7, {"chunk": 32}) == 7
     assert [stand.kernels for stand in stands] == [["first made"], ["second made"]]
     assert seen == [

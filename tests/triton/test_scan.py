@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_token import ask
 
-from ruledsl.runtime import op, triton_backend, triton_scan, triton_token
+from ruledsl.runtime import op, tables, triton_backend, triton_scan, triton_token
 from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.rule import load
 from ruledsl.runtime.setting import Setting
@@ -103,10 +103,10 @@ def test_levels_of_maps() -> None:
 
 def test_pieces_are_found_on_the_device() -> None:
     """Sequences of 0, 5, 0 and 7 tokens from the third token on, in pieces of 3; two more pieces than there are."""
-    at = triton_scan.cut(torch.tensor([2, 2, 7, 7, 14]), torch.tensor([10, 20, 30, 40]), 3, 7)
-    assert at.of.tolist() == [0, 0, 2, 2, 5]
-    assert at.bounds.tolist() == [2, 5, 7, 10, 13, 14, 14, 14]
-    assert at.position.tolist()[:5] == [20, 23, 40, 43, 46]
+    begin, of, sequence, before = tables.pieces(torch.tensor([2, 2, 7, 7, 14]), 3, 7)
+    assert of.tolist() == [0, 0, 2, 2, 5]
+    assert begin.tolist() == [2, 5, 7, 10, 13, 14, 14, 14]
+    assert sequence.tolist()[:5] == [1, 1, 3, 3, 3] and before.tolist()[:5] == [0, 3, 0, 3, 6]
 
 
 def test_pieces_where_a_device_is_not_filled() -> None:
