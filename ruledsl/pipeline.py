@@ -135,6 +135,7 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
     from ruledsl.chunk.differentiate import differentiate
     from ruledsl.chunk.pull_scales import pull_scales
     from ruledsl.chunk.simplify import PASSES, simplify
+    from ruledsl.chunk.systems import solved
     from ruledsl.schedule.gather_gates import gather_gates
     from ruledsl.schedule.row_products import row_products
     from ruledsl.schedule.scale_rows import scale_rows
@@ -142,8 +143,6 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
     from ruledsl.schedule.swap_rows import swap_rows
     from ruledsl.schedule.unsupported import unsupported
 
-    if token.solves:
-        raise unsupported("a system that is solved for each token has no Triton form")
     program = chunk(by_products(token), unrolled, sizes)
     if program.chunk is not None:
         raise unsupported("a state of the chunk's start has no chunk kernels: its chunks are at the rule's own places")
@@ -152,7 +151,7 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
     program = row_products(program)
     first, *rest = PASSES
     forward, backward = (
-        without_slots(simplify(p, (first, pull_scales, *rest)))
+        without_slots(simplify(solved(p), (first, pull_scales, *rest)))
         for p in (program, differentiate(program, keep_states=True))
     )
     bounds = {s.name: s.interval.low for s in unrolled.symbols if s.interval is not None}

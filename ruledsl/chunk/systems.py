@@ -6,7 +6,7 @@ value of its own.
 
 from __future__ import annotations
 
-from ruledsl.chunk.program import Program
+from ruledsl.chunk.program import Node, Program
 
 ENDS = ("conjugate", "implicit")  # values again, though they take an unknown
 
@@ -36,3 +36,16 @@ def outer(program: Program, index: int) -> frozenset[int]:
     """The values that a conjugate's body reads."""
     among = inside(program)
     return frozenset(a for i in body(program, index) for a in program.nodes[i].args if a not in among)
+
+
+def solved(program: Program) -> Program:
+    """The same values after differentiating: a solution without its residual."""
+    from ruledsl.chunk.build import Builder, Tile
+
+    b = Builder()
+
+    def replace(node: Node, args: tuple[Tile, ...]) -> Tile | None:
+        return args[0] if node.op == "implicit" else None
+
+    made = b.copy(program, replace=replace)
+    return b.program([(r, made[r.node]) for r in program.results], program.types, program.chunk)

@@ -12,16 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ruledsl.chunk.program import Result
+from ruledsl.chunk.systems import inside
 from ruledsl.emit.triton_demand import Demand, Recipe
 from ruledsl.emit.triton_expression import fill
 from ruledsl.emit.triton_frame import Frame
 from ruledsl.emit.triton_memory import Memory
 from ruledsl.emit.triton_names import port_name, result_name
 from ruledsl.emit.triton_recipes import Recipes
-from ruledsl.schedule.attributes import gathered
-from ruledsl.schedule.kernels import Buffer, Carry
+from ruledsl.schedule.attributes import gathered, integer
+from ruledsl.schedule.kernels import Buffer, Carry, Mode
 
 Values = dict[Demand, str]  # the name or text of what is made
+# residual of a system that is solved, of its right side: 8 roundings of float32; of products in tf32, half a rounding
+SOLVED, SOLVED_TF32 = 8 * 2.0**-23, 2.0**-12
 LONGEST = 100  # characters of a value that stands in the text of its user
 Store = tuple[Demand, Callable[[str], str]]  # what is stored, and the statement that stores the value of that name
 
@@ -47,6 +50,8 @@ class Body:
         """Everything for one chunk; afterwards what leaves it is in the variables of `leaving`."""
         order = self._order()
         self._settle(order)
+        if self.frame.kernel.mode is Mode.SYSTEM:
+            return self._solution(order)
         return self._in_loops(order) if self.frame.loops else self._straight(order)
 
     def leaving(self, carry: Carry) -> str:
@@ -70,6 +75,8 @@ class Body:
     def _written(self, buffer: Buffer) -> list[Demand]:
         """What a buffer is made of: its node, the blocks of a system, or a gate's level products."""
         node = self.frame.node(buffer.node)
+        if self.frame.kernel.mode is Mode.SYSTEM:
+            return [(node.args[1], "n"), (node.args[2], "n")]
         if buffer.levels:
             parts, *_ = gathered(node)
             cotangents = [(a, "n") for a in node.args[1 + 3 * parts :]]
@@ -217,6 +224,48 @@ class Body:
                 if place is not None:
                     lines[place] += self.frame.mark(carry.state)
         return lines
+
+    def _solution(self, order: Sequence[Demand]) -> list[str]:
+        """Conjugate gradients, all tokens at once: the matrix is applied to `direction` until every row's residual is
+        small (`SOLVED`), or for the most steps. A row that is done stays as it is; NaN is never done."""
+        frame, (buffer,) = self.frame, self.frame.kernel.writes
+        node = frame.node(buffer.node)
+        image, right = self._written(buffer)
+        image, right = self.recipes.resolve(image), self.recipes.resolve(right)
+        recipe = inside(frame.program)
+        values: Values = {}
+        lines: list[str] = []
+        self._make([right, *(d for d in order if d[0] not in recipe)], order, values, lines)
+        applied: list[str] = []
+        self._make([image], order, values, applied)
+
+        def total(text: str) -> str:
+            return f"tl.sum({frame.clear(text, buffer.node, 1, 'n')}, axis=1, keep_dims=True)"
+
+        steps = integer(node) or f"2 * {frame.count(node.shape[1])}"
+        return [
+            *lines,
+            f"direction = tl.broadcast_to({values[right]}, {frame.shape(buffer.node, 'n')})",
+            "residual = direction",
+            "x = tl.zeros_like(direction)",
+            f"norm = {total('residual * residual')}",
+            f"enough = norm * ({SOLVED**2} if IP == 'tf32x3' else {SOLVED_TF32**2})",
+            "step, left = 0, 1",
+            f"while (step < {steps}) & (left > 0):",
+            *(f"    {line}" for line in applied),
+            f"    image = {values[image]}",
+            f"    curvature = {total('direction * image')}",
+            "    done = (norm <= enough) | (curvature <= 0.0)",
+            "    length = tl.where(done, 0.0, norm / curvature)",
+            "    x += length * direction",
+            "    residual -= length * image",
+            f"    rest = {total('residual * residual')}",
+            "    direction = residual + tl.where(done, 0.0, rest / norm) * direction",
+            "    norm = rest",
+            "    left = tl.max(tl.where(norm <= enough, 0, 1))",
+            "    step += 1",
+            self.memory.store_buffer(buffer.name, buffer.node, "x"),
+        ]
 
     # ------------------------------------------------------------------------------------------- loops over blocks
 

@@ -181,8 +181,13 @@ def _launch(d: Definition) -> list[str]:
     else:
         block = f"min({loop}.side, {f'B_{rows}' if kernel.columns else f'max(16, B_{rows})'})"
     given = {"ROWS": rows, "BLOCK": block, "BLOCKS": f"-(-{rows} // {block})", "STAGES": f"{loop}.stages"}
+    if kernel.mode is Mode.SYSTEM:
+        given |= {"OP": "tl.float32", "IP": '"tf32" if IP == "ieee" else IP'}
     values += [f"{c}={given.get(c, c)}" for c in d.constants]
-    values += [f"num_warps={loop}.warps", f"num_stages={f'{loop}.stages' if d.serial else 1}"]
+    warps = f"{loop}.warps"
+    if kernel.mode is Mode.SYSTEM:  # 16 entries of a tile for each thread
+        warps = f"min(8, max(4, C * {d.frame.size(kernel.writes[0].node, 1)} // 512))"
+    values += [f"num_warps={warps}", f"num_stages={f'{loop}.stages' if d.serial else 1}"]
     blocks = f"-(-{rows} // {block})" if kernel.split and rows != "1" else "1"
     grid = f"(sequences * H, {blocks})" if d.serial else "(count, H)"
     return wrapped(f"{kernel.name}_kernel[{grid}](", values, ")")

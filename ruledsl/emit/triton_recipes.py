@@ -189,6 +189,8 @@ class Recipes:
         match node.op:
             case "const":
                 return Recipe((), literal(number(node)), inline=True)
+            case "unknown":
+                return Recipe((), "direction", inline=True)
             case "full":
                 return Recipe((), f"tl.full({frame.shape(index, o)}, {literal(number(node))}, tl.float32)")
             case "eye":

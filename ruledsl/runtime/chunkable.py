@@ -27,7 +27,7 @@ class Chunkable:
     def kernels(self) -> bool:
         """Do chunk kernels take it? They hold no family of states, none as its chunk began, no system, and do not put tiles of
         several columns side by side."""
-        plain = not self.token.families and not self.token.solves and self.program.chunk is None
+        plain = not self.token.families and self.program.chunk is None
         return plain and not any(map(self._joins, self.program.nodes))
 
     def _joins(self, node: Node) -> bool:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ruledsl import pipeline
-from ruledsl.chunk.program import Port, PortKind, Program, ResultKind
+from ruledsl.chunk.program import Port, PortKind, Program, ResultKind, Shape
 from ruledsl.emit.names import comment
 from ruledsl.emit.rule_lines import rule_lines
 from ruledsl.emit.triton_functions import device_functions
@@ -43,6 +43,7 @@ from ruledsl.runtime.tables import packed_chunks, whole_chunks
 from ruledsl.runtime.tape import Recordings, Tables
 from ruledsl.runtime.token import Carry
 from ruledsl.runtime.triton_build import build
+from ruledsl.schedule.cost import extent
 from ruledsl.schedule.cut import cut
 from ruledsl.schedule.kernels import Kernels
 from ruledsl.schedule.slots import slots
@@ -74,7 +75,7 @@ class TritonForm:
     several_reads: bool  # of the state by one token: 16 bits of an inverse whose entries grow with them are too few
     positions: bool  # do kernels read the position of a token?
     candidates: tuple[Tiles, ...]
-    kept: tuple[tuple[str, int], ...]  # what backward takes over in the operands' dtype: rows x columns, as so many C x C
+    kept: tuple[tuple[str, Shape], ...]  # what backward takes over in the operands' dtype
 
 
 def missing() -> str:
@@ -124,7 +125,7 @@ def form_of(rule: Rule, found: Chunkable, setting: Setting) -> TritonForm:
         several,
         any(p.kind is PortKind.POSITION for p in forward.ports),
         tiles((forward, gradient), sizes, 4 if several or setting.out_dtype == torch.float32 else 2),
-        tuple((b.name, math.prod(map(slots, gradient.nodes[b.node].shape))) for _, b in kernels.kept),
+        tuple((b.name, gradient.nodes[b.node].shape) for _, b in kernels.kept),
     )
 
 
@@ -174,7 +175,8 @@ class TritonPlan:
         batch, length = tensors[0].shape[:2]
         c = self._longest
         count = length // c + tensors[-1].shape[0] - 1 if self.packed else batch * -(-length // c)
-        return [(batch, count // batch * self.heads * parts * c * c) for _, parts in self.form.kept]
+        each = (math.prod(extent(axis, c, self.sizes) for axis in shape) for _, shape in self.form.kept)
+        return [(batch, count // batch * self.heads * numbers) for numbers in each]
 
     @cached_property
     def _longest(self) -> int:

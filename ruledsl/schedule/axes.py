@@ -17,8 +17,9 @@ _COLUMN_MIXERS = {"cat", "cut", "pairs", "unpairs", "kron", "diagonal", "eye"}
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """`of[node][axis]` is the class of that axis, None for an axis of size 1 or of tokens; `mixed` are classes whose
-    entries some operation permutes or glues."""
+    """`of[node][axis]` is the class of that axis, None for an axis of size 1 or of tokens; `mixed` are classes that cannot be taken
+    in blocks: some operation permutes or glues their entries, or a tile has one of them on both sides (a state that is written
+    by one vector twice)."""
 
     of: tuple[tuple[int | None, int | None], ...]
     mixed: frozenset[int]
@@ -97,5 +98,6 @@ def axes(program: Program) -> Axes:
         (find(2 * n) if real(n, 0) else None, find(2 * n + 1) if real(n, 1) else None)
         for n in range(len(program.nodes))
     )
-    mixed = frozenset(c for n, axis in mixers if (c := of[n][axis]) is not None)
-    return Axes(of, mixed)
+    mixed = {c for n, axis in mixers if (c := of[n][axis]) is not None}
+    square = {rows for rows, columns in of if rows == columns and rows is not None}  # a block of it has no rows of its own
+    return Axes(of, frozenset(mixed | square))

@@ -3,15 +3,15 @@
 *Serial* is what depends on the carried state and feeds it; the rest is *free*. Everything free that a serial kernel
 uses and that has no axis of state rows is made ahead of it, in chunk kernels that run in parallel, so that the chain of
 one chunk after the other holds nothing but its own products. An output joins the serial kernel when it does not contract
-rows of the state; else the entering states are kept and a chunk kernel follows.
+rows of the state and needs no system solved; else the entering states are kept and a chunk kernel follows.
 
 Backward: a sweep that carries the states again and keeps the one entering each chunk, a reverse kernel that carries
 and keeps the states' gradients, chunk kernels for every other gradient. Products that a serial kernel makes anyway
-and a later kernel needs are kept too: their bytes are fewer than those of the state they would be made from. Gram matrices
-and inverses are taken over from the forward pass (`schedule.kept`).
+and a later kernel needs are kept too: their bytes are fewer than those of the state they would be made from. Gram matrices,
+inverses and solutions are taken over from the forward pass (`schedule.kept`).
 
-Three things are kernels of their own, between the chunk kernels that make their arguments and those that use them: the
-inverse of a chunk's system, the level products of a diagonal decay, and the gradient of such a decay that may be 0 (of others
+Four things are kernels of their own, between the chunk kernels that make their arguments and those that use them: the
+inverse of a chunk's system, the solutions of systems that tokens have (with all that their matrices are made of), the level products of a diagonal decay, and the gradient of such a decay that may be 0 (of others
 it is a part of the chunk kernels, see `schedule.gather_gates`).
 """
 
@@ -41,6 +41,7 @@ from ruledsl.schedule.stages import (
 )
 
 _PURPOSE = {
+    Mode.SYSTEM: "For every token what its matrix takes to the right side, by conjugate gradients.",
     Mode.SOLVE: "The inverse of every chunk's system.",
     Mode.LEVELS: "Products of the decays inside blocks of tokens.",
     Mode.GATE: "The gradient of the decays.",
@@ -88,7 +89,7 @@ def _forward(graph: Graph, inline: bool, suffix: str) -> tuple[Kernel, ...]:
     carries = _carries(graph, PortKind.STATE)
     outputs = [r for r in graph.program.results if r.kind is ResultKind.OUTPUT]
     carried = [c.enter for c in carries]
-    inside = [r for r in outputs if not graph.mixes_rows([r.node], carried)]
+    inside = [r for r in outputs if not graph.mixes_rows([r.node], carried) and not graph.solves([r.node])]
     after = [r for r in outputs if r not in inside]
     cutter = Cutter(graph, "forward")
     along = graph.rows if inline else None
@@ -223,7 +224,7 @@ class Cutter:
         stop = carried | set(self.memory)
         split = along is not None or not graph.mixes_rows(targets, stop)
         reads = self._reads(targets, carried)
-        kept = tuple(Buffer(f"{keep}_{c.state}", c.enter, True) for c in carries) if keep else (None,) * len(carries)
+        kept = tuple(Buffer(f"{keep}_{c.state}", c.enter, c.enter not in graph.exact) for c in carries) if keep else (None,) * len(carries)
         writes = tuple(Buffer(f"{name}_{graph.word(i)}_{i}", i, True) for i in also)
         self.kernels.append(Kernel(
             name, self.program, Mode.SERIAL, purpose, reads, writes, tuple(results),
@@ -277,9 +278,10 @@ class Cutter:
         targets = [r.node for r in results]
         graph = self.graph
         if sums := sorted(state_sums(graph, self.memory, targets)):
-            totals = [Buffer(f"{name}_sum_{i}", i, False) for i in sums]
-            self._chunk_kernel(f"{name}_sums", purpose, totals, [])
-            self.memory |= {b.node: b for b in totals}
+            for number, part in enumerate(by_states(graph, self.memory, sums)):
+                totals = [Buffer(f"{name}_sum_{i}", i, False) for i in part]
+                self._chunk_kernel(f"{name}_sums" + f"_{number}" * (number > 0), purpose, totals, [])
+                self.memory |= {b.node: b for b in totals}
         if grams := sorted(gram_products(graph, self.memory, targets)):
             products = [Buffer(f"{name}_gram_{i}", i, False) for i in grams]
             self._chunk_kernel(f"{name}_grams", purpose, products, [])
@@ -293,15 +295,14 @@ class Cutter:
             plan.results[stage[r.node]].append(r)
         plan.close()
         operand = operand or graph.large
-        last = max([*plan.nodes, *plan.gates, *plan.results], default=-1)
-        for at in range(last + 1):
+        for at in range(plan.last + 1):
             nodes = sorted(plan.nodes[at])
             stem = f"{name}_{at + 1}" if at else name
-            exact = plan.exact | graph.wide | summed_pairs(graph, nodes)
+            exact = plan.exact | graph.wide | graph.exact | summed_pairs(graph, nodes)
             writes = [Buffer(f"{name}_{graph.word(i)}_{i}", i, operand(i) and i not in exact) for i in nodes]
             writes += [Buffer(f"{name}_products_{g}", g, True, levels=True) for g in sorted(plan.gates[at])]
             made, apart = self._apart(writes, plan.results[at]) if at else (plan.results[at], [])
-            summed = [b.node for b in writes if graph.contracts_rows(b.node) and graph.large(b.node)]
+            summed = [b.node for b in writes if graph.large(b.node) and (graph.contracts_rows(b.node) or graph.reads_whole(b.node))]
             *parts, last_part = by_states(graph, self.memory, summed)
             for number, part in enumerate(parts, 1):
                 own = [b for b in writes if b.node in part]
@@ -351,6 +352,10 @@ class Cutter:
             source = self.memory[graph.args(index)[0]]
             out = Buffer(f"{name}_inverse_{index}", index, True)
             self._add(f"{name}_solve_{index}", Mode.SOLVE, (source,), out)
+            self.memory[index] = out
+        for index in plan.systems_after(at):
+            out = Buffer(f"{name}_solution_{index}", index, True)
+            self._add(f"{name}_system_{index}", Mode.SYSTEM, self._reads(graph.args(index), ()), out)
             self.memory[index] = out
         for index, buffer in products.items():
             decay = graph.args(index)[CHAINS["decay_gate"]]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ruledsl.chunk.program import PortKind, Program, ResultKind
+from ruledsl.chunk.systems import outer
 from ruledsl.schedule.attributes import integer
 from ruledsl.schedule.axes import Axes, axes
 
 HEAVY = frozenset({
     "dot", "gram", "gram_apply", "chain_gram", "chain_apply", "decay_gate", "log_gate", "spans", "spans_gate",
-    "inverse", "scan",
+    "inverse", "conjugate", "scan",
 })  # fmt: skip
 # operations that read products of a decay from memory: which argument the decay is
 CHAINS = {"chain_gram": 2, "chain_apply": 2, "decay_gate": 0, "log_gate": 0, "spans": 0, "before": 0, "after": 0}
@@ -25,6 +26,9 @@ class Graph:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.axes: Axes = axes(program)
+        # what a conjugate reads: its right side and what its matrix is made of
+        self._systems = {i: (*sorted(outer(program, i)), n.args[2]) for i, n in enumerate(program.nodes) if n.op == "conjugate"}
+        self.exact = frozenset(a for read in self._systems.values() for a in read)  # what systems are made of
         self.heavy = self._closure(self.is_heavy)
         self._fixed = self._numbers()
         self.rows: int | None = None
@@ -32,15 +36,18 @@ class Graph:
         for index in self.ports(PortKind.STATE).values():
             if self.rows is None and index in reached:
                 self.rows = self.axes.of[index][0]
+        entering = self.ports(PortKind.STATE)
+        held = {*entering.values(), *self.ports(PortKind.COTANGENT, entering).values()}
+        self.whole = frozenset(i for i in held if self.large(i) and self.axes.of[i][0] in self.axes.mixed)  # states in no blocks
         # divided by a decay, until the decay's own gradient multiplies by it: more than 16 bits hold
         self.wide = self._closure(lambda i: self.op(i) == "log_gate")
-        self.late = self._closure(lambda i: self.contracts_rows(i) or self.op(i) in ("inverse", "decay_gate"))
+        self.late = self._closure(lambda i: self.contracts_rows(i) or self.reads_whole(i) or self.op(i) in ("inverse", "conjugate", "decay_gate"))
 
     def op(self, index: int) -> str:
         return self.program.nodes[index].op
 
     def args(self, index: int) -> tuple[int, ...]:
-        return self.program.nodes[index].args
+        return self._systems.get(index, self.program.nodes[index].args)
 
     def _numbers(self) -> frozenset[int]:
         """Numbers that do not depend on the token."""
@@ -99,6 +106,10 @@ class Graph:
         """Does the node sum over rows of the state?"""
         return self.rows is not None and self.axes.contracted(self.program, index) == self.rows
 
+    def reads_whole(self, index: int) -> bool:
+        """Is the node a product with a state that cannot come in blocks?"""
+        return self.op(index) == "dot" and any(self.bare(a) in self.whole for a in self.args(index))
+
     def large(self, index: int) -> bool:
         """Neither a single row, nor a single column."""
         return 1 not in self.program.nodes[index].shape
@@ -129,6 +140,10 @@ class Graph:
         ends = set(known)
         made = self.ancestors(targets, ends) - ends
         return any(self.axes.contracted(self.program, i) == axis for i in made)
+
+    def solves(self, targets: Iterable[int]) -> bool:
+        """Does computing the targets solve systems of tokens?"""
+        return not self.ancestors(targets).isdisjoint(self._systems)
 
     def only_operand(self, index: int, readers: Iterable[int]) -> bool:
         """Do the readers use the node in dots between large tiles alone?"""

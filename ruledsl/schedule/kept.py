@@ -1,7 +1,8 @@
 """What the backward pass takes over from the forward pass instead of making it again.
 
-Tiles of C x C alone, Gram matrices and inverses: for each token as many bytes as C numbers, next to the K and V of its
-inputs, and among the dearest to make. States and tiles of C x K are made again: they would cost more memory than they save time.
+Tiles of C x C, Gram matrices and inverses: for each token as many bytes as C numbers, next to the K and V of its inputs, and
+among the dearest to make; and solutions of systems, C x K, dearer still. States and other tiles of C x K are made again: they
+would cost more memory than they save time.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ def kept(forward: Graph, kernels: Iterable[Kernel], gradient: Graph) -> tuple[tu
     found = []
     for b in (b for k in kernels for b in k.writes if not b.levels):
         node = twin.get(b.node)
-        if node not in needed or not all(isinstance(axis, Rows) for axis in forward.program.nodes[b.node].shape):
+        if node not in needed:
+            continue
+        if gradient.op(node) != "conjugate" and not all(isinstance(axis, Rows) for axis in gradient.program.nodes[node].shape):
             continue
         # in float32 is what an inverse is made of, which overwrites it
-        if b.operand and (gradient.op(node) == "inverse" or gradient.is_operand(node, needed)):
+        if b.operand and (gradient.op(node) in ("inverse", "conjugate") or gradient.is_operand(node, needed)):
             found.append((b, Buffer(f"kept_{gradient.word(node)}_{node}", node, b.operand)))
     return tuple(found)
 

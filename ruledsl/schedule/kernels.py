@@ -23,6 +23,7 @@ from ruledsl.chunk.program import Result
 class Mode(StrEnum):
     CHUNK = "chunk"
     SERIAL = "serial"
+    SYSTEM = "system"  # a chunk kernel whose axes are all whole: the solutions of a system that each token has, in float32
     SOLVE = "solve"  # (I - A)^-1 for every chunk: reads A in float32 and overwrites it, writes the inverse
     LEVELS = "levels"  # products of a diagonal decay inside every block of 2, 4, 8 ... tokens (see `Buffer.levels`)
     GATE = "gate"  # the gradient of a diagonal decay from the gradients of those products

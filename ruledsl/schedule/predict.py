@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ruledsl.chunk.program import PortKind, Program, Result, ResultKind, Rows
-from ruledsl.schedule.cost import extent, work
+from ruledsl.chunk.systems import inside
+from ruledsl.schedule.cost import STEPS, extent, work
 from ruledsl.schedule.kernels import Buffer, Kernel, Mode
 from ruledsl.schedule.target import Target
 
@@ -52,7 +53,8 @@ class Run:
 def predict(kernel: Kernel, program: Program, run: Run, device: Target) -> Estimate:
     """`program`: the one that the kernel's nodes belong to."""
     own = _own(kernel, program)
-    flops = sum(work(program, program.nodes[n], run.chunk, run.sizes).flops for n in own)
+    applied = inside(program)
+    flops = sum(work(program, program.nodes[n], run.chunk, run.sizes).flops * (STEPS if n in applied else 1) for n in own)
     chain = _chain(kernel, program, own) * run.chunks if kernel.mode is Mode.SERIAL else 0
     found = {
         "bytes": _moved(kernel, program, own, run) / device.bandwidth,
@@ -66,7 +68,7 @@ def predict(kernel: Kernel, program: Program, run: Run, device: Target) -> Estim
 
 def _own(kernel: Kernel, program: Program) -> set[int]:
     """The nodes that the kernel computes, and the leaves that it loads."""
-    if kernel.mode not in (Mode.CHUNK, Mode.SERIAL):
+    if kernel.mode not in (Mode.CHUNK, Mode.SERIAL, Mode.SYSTEM):
         return {b.node for b in kernel.writes if not b.levels}
     made = {b.node for b in kernel.reads if not b.levels}
     open_ = [b.node for b in kernel.writes] + [r.node for r in kernel.results] + [c.leave for c in kernel.carries]

@@ -18,10 +18,10 @@ LIGHT, HEAVY, MANY_SUMS = 1, 6, 4  # products, and sums, in one chunk kernel, se
 
 
 def row_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> frozenset[int]:
-    """Products over state rows that get a kernel of their own, since there are many of them: their sums would fill the
-    registers of the one that goes on with them."""
+    """Products over state rows, or with whole states, that get a kernel of their own, since there are many of them: their sums
+    would fill the registers of the one that goes on with them."""
     made = graph.ancestors(targets, memory) - set(memory)
-    found = [i for i in made if graph.contracts_rows(i)]
+    found = [i for i in made if graph.contracts_rows(i) or graph.reads_whole(i)]
     more = [i for i in made if graph.op(i) == "sum" and i not in found and graph.large(graph.args(i)[0])]
     most = MOST_SUMS - (len(more) >= MANY_SUMS or any(graph.op(i) in CHAINS for i in made))
     return frozenset(found if sum(map(graph.large, found)) > most else ())
@@ -32,7 +32,7 @@ def state_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> fro
     these tiles are wanted too: beside those, what is also wanted in registers is not loaded ahead. A diagonal decay's sums
     stay there: the other load costs more (benchmarks/NOTES.md)."""
     made = graph.ancestors(targets, memory) - set(memory)
-    if not any(graph.op(i) == "dot" and graph.large(i) and graph.contracts_rows(i) for i in made):
+    if not any(graph.op(i) == "dot" and graph.large(i) and (graph.contracts_rows(i) or graph.reads_whole(i)) for i in made):
         return frozenset()
 
     plain: set[int] = set()  # made of what is in memory, entry by entry and by sums
@@ -41,12 +41,13 @@ def state_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> fro
         if graph.op(i) in ELEMENTWISE | {"sum"} and all(stored):
             plain.add(i)
     numbers = (i for i in plain if graph.op(i) == "sum" and graph.program.nodes[i].shape == (1, 1))
-    return frozenset(i for i in numbers if any(map(graph.contracts_rows, graph.ancestors([i], memory))))
+    return frozenset(i for i in numbers if any(graph.contracts_rows(a) or a in graph.whole for a in graph.ancestors([i], memory)))
 
 
 def by_states(graph: Graph, memory: Collection[int], nodes: list[int]) -> list[list[int]]:
-    """Products over state rows, those of one kernel together. Too many for the registers of one: by the states that they read."""
-    if len(nodes) <= MOST_TOGETHER:
+    """Products over state rows, those of one kernel together. Too many for the registers of one, or with states that come in no
+    blocks: by the states that they read."""
+    if len(nodes) <= MOST_TOGETHER and graph.whole.isdisjoint(graph.ancestors(nodes, memory)):
         return [nodes]
     entering = graph.ports(PortKind.STATE)
     states = {*entering.values(), *graph.ports(PortKind.COTANGENT, entering).values()}
@@ -115,7 +116,7 @@ def stages(graph: Graph, memory: Collection[int], levels: Collection[int], sums:
         if place is not None:
             decay = node.args[place]
             found.append(0 if decay in levels else stage[decay] + 1)
-        stage[index] = max(found, default=0) + (node.op in ("inverse", "decay_gate"))
+        stage[index] = max(found, default=0) + (node.op in ("inverse", "conjugate", "decay_gate"))
     return stage
 
 
@@ -174,6 +175,7 @@ class Ahead:
     gates: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     results: defaultdict[int, list[Result]] = field(default_factory=lambda: defaultdict(list))
     inverses: set[int] = field(default_factory=set)
+    systems: set[int] = field(default_factory=set)
     decays: set[int] = field(default_factory=set)
     exact: set[int] = field(default_factory=set)  # nodes that stay in float32
 
@@ -186,6 +188,8 @@ class Ahead:
             case "inverse":
                 self.inverses.add(index)
                 self._exactly(graph.args(index)[0])
+            case "conjugate":
+                self.systems.add(index)
             case "decay_gate":
                 self.gates[self.stage[index] - 1].add(index)
                 decay = graph.args(index)[CHAINS["decay_gate"]]
@@ -206,12 +210,22 @@ class Ahead:
 
     def close(self) -> None:
         """Add what the requested needs: library kernels, and heavy values of earlier stages."""
-        at = max([*self.nodes, *self.gates, *self.results], default=-1)
+        at = self.last
         while at >= 0:
-            targets = [*self.nodes[at], *(r.node for r in self.results[at])]
+            targets = [a for i in self.systems_after(at) for a in self.graph.args(i)]
+            targets += [*self.nodes[at], *(r.node for r in self.results[at])]
             targets += [a for g in self.gates[at] for a in gate_arguments(self.graph, g)]
             self._walk(at, targets)
             at -= 1
+
+    @property
+    def last(self) -> int:
+        """The last stage that has a kernel; -1: none has."""
+        return max([*self.nodes, *self.gates, *self.results, *(self.stage[i] - 1 for i in self.systems)], default=-1)
+
+    def systems_after(self, at: int) -> list[int]:
+        """The systems that are solved when this stage's nodes are there."""
+        return sorted(i for i in self.systems if self.stage[i] == at + 1)
 
     def _walk(self, at: int, targets: list[int]) -> None:
         graph, memory = self.graph, self.memory
@@ -223,7 +237,7 @@ class Ahead:
             seen.add(index)
             op = graph.op(index)
             early = index not in own and self.stage[index] < at and index in graph.late and op != "block"
-            if op in ("inverse", "decay_gate") or (early and self._worth_keeping(index)):
+            if op in ("inverse", "conjugate", "decay_gate") or (early and self._worth_keeping(index)):
                 self.request(index)
                 continue
             place = CHAINS.get(op)

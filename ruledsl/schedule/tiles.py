@@ -75,7 +75,7 @@ def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: 
     wide = _power(max(widths, default=16))
     longest = _longest(programs, sizes)
     # a level for each doubling, a row of blocks for each 16 rows of a system: both grow with the chunk
-    costly = any(n.op in _LEVELLED or n.op == "inverse" for n in nodes)
+    costly = any(n.op in _LEVELLED or n.op in ("inverse", "conjugate") for n in nodes)
     small = operand_bytes == 2 and wide <= 128
     chunk = 64 if small and not costly else 16 if operand_bytes == 4 and wide > 128 else 32
     chunk = min(chunk, longest)

@@ -19,7 +19,7 @@ OUTPUTS, GRADIENTS = 1e-5, 1e-4
 
 EVERY = (
     "linear retention lightning ssd gated_linear gla gla_two_sided hgrn2 rwkv5 rwkv6 mission delta gated_delta delta_product "
-    "gated_delta_product kda comba iplr dplr rwkv7 longhorn_exact momentum_delta titans_linear".split()
+    "gated_delta_product kda comba iplr dplr rwkv7 longhorn_exact momentum_delta titans_linear mesa".split()
 )
 BASIC = "state S[V, K]\ninput q[K], k[K], v[V], a in (0, 1]\n"
 
@@ -54,6 +54,7 @@ FORMS = {
     "four rows": "state S[4, K]\ninput q[K], k[K], v[4], a in (0, 1]\nS = a*S + v k^T\noutput o = S q",
     "looks back": BASIC + "S = a*S + v (k + 0.5*prev(k) + prev(k, 3))^T\noutput o = S q",
     "powers": BASIC + "S = a*S + v (k .^ 4)^T\noutput o = S (q .^ 3)\noutput p = S (0.5*k) .^ 11",
+    "one vector on both sides": "state S[K, K]\ninput k[K] unit, b in [0, 1], a in (0, 1]\nS = a*S + b*(k - S k) k^T\noutput o = S k",
     "params": "state S[V, K]\ninput q[K], k[K], v[V], x\nparam A in [0, inf), w[K]\n"
     "S = exp(-exp(A)*softplus(x))*S + v (k .* w)^T\noutput o = S q",
 }
@@ -78,6 +79,9 @@ COUPLED = {
 CALLS: list[dict[str, Any]] = [
     {"rule": "gated_delta", "packed": [1, 17, 0, 20], "sizes": {"V": 20}},
     {"rule": "kda", "packed": [16, 5]},
+    {"rule": FORMS["one vector on both sides"], "sizes": {"K": 72}},
+    {"rule": "mesa", "sizes": {"K": 72, "V": 80}},
+    {"rule": "mesa", "packed": [1, 17, 0, 20], "chunk_size": 16},
     {"rule": "gated_delta", "packed": [7, 9], "tail": 5},
     {"rule": "gated_delta_product", "packed": [3, 20]},
     {"rule": "momentum_delta", "packed": [1, 17, 0, 20], "sizes": {"V": 20}},
