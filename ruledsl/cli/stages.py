@@ -23,7 +23,7 @@ from ruledsl.emit.triton_scan_text import ScanText
 from ruledsl.lang import syntax, typed
 from ruledsl.lang.diagnostic import Diagnostic, RuleError
 from ruledsl.lang.source import NOWHERE, Source, Span
-from ruledsl.runtime.statics import carried
+from ruledsl.runtime.statics import carried, only_vectors
 from ruledsl.schedule.plan import Schedule
 from ruledsl.schedule.target import target
 from ruledsl.schedule.unsupported import Unsupported
@@ -70,9 +70,10 @@ class Walk:
 
     @cached_property
     def scan(self) -> Scanned | None:
-        """The scans of a rule without chunk form; None if it has neither, or a chunk form."""
+        """The scans of a rule without chunk form, or whose kernels are those of scans; None if it has neither, or a chunk form."""
         try:
-            return None if self.chunk is not None else self._scans
+            scanned = self.backend is Backend.TRITON and only_vectors(self.verdict.rule)
+            return None if self.chunk is not None and not scanned else self._scans
         except RuleError as error:
             if any(d.code != NO_FORM for d in error.diagnostics):
                 raise

@@ -12,6 +12,7 @@ from ruledsl.lang import typed
 from ruledsl.lang.functions import ARGUMENTS
 from ruledsl.runtime.errors import DeviceError, DtypeError, MissingInput, ShapeError, UnknownInput, did_you_mean
 from ruledsl.runtime.spec import Entry, RuleSpec
+from ruledsl.runtime.tables import filled
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,10 @@ def _params(spec: RuleSpec, tensors: Mapping[str, Tensor], heads: int, device: t
     for e in spec.consts:
         t = tensors[e.name]
         whole = t.dim() == 0 and e.type.is_scalar and not e.type.family
-        found[e.name] = (t.to(device).expand(heads) if whole else t).detach()
+        if whole and t.device.type == "cpu" and device.type == "cuda" and not torch.compiler.is_compiling():
+            found[e.name] = filled(float(t), heads, device)
+        else:
+            found[e.name] = (t.to(device).expand(heads) if whole else t).detach()
     return found
 
 

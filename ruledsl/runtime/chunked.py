@@ -334,7 +334,8 @@ def state_entering(carry: Carry, state: StateTile) -> Tensor:
 def carry_after(
     carry: Carry, leaving: Mapping[StateTile, Tensor], tokens: Mapping[str, Tensor], chunks: Chunks | None, call: Call
 ) -> Carry:
-    """The carry after the last token. `leaving`: states in the form's orientation; `tokens`: inputs with axes opened."""
+    """The carry after the last token. `leaving`: states in the form's orientation; `tokens`: inputs with axes opened; `chunks`: None
+    where nothing is looked back at and sequences are whole."""
     states = tensors_of(carry)
     members: dict[str, dict[int, Tensor]] = {}
     for tile, x in leaving.items():
@@ -344,7 +345,7 @@ def carry_after(
         else:
             members.setdefault(tile.name, {})[tile.member] = x
     states |= {name: torch.stack([parts[j] for j in sorted(parts)], 2) for name, parts in members.items()}
-    if chunks is None:  # nothing but states is carried
+    if chunks is None:
         return with_tensors(carry, states, call.length)
     for name, ring in carry.prev.items():
         flat = layout.next_ring(tokens[name].flatten(3), chunks, ring.flatten(3))

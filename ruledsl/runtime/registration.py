@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -69,12 +70,20 @@ _LIBRARY.define("chunk_forward(Tensor[] tensors, str key) -> Tensor[]")
 _LIBRARY.define("chunk_backward(Tensor[] tensors, Tensor[] kept, Tensor[] grads, str key) -> Tensor[]")
 
 
+def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
+    """Kernels run on the current device: that of their tensors."""
+    elsewhere = x.is_cuda and x.device.index != torch.cuda.current_device()
+    return torch.cuda.device(x.device) if elsewhere else nullcontext()
+
+
 def _forward(tensors: list[Tensor], key: str) -> list[Tensor]:
-    return _plan(key).forward(tensors)
+    with on_device_of(tensors[0]):
+        return _plan(key).forward(tensors)
 
 
 def _backward(tensors: list[Tensor], kept: list[Tensor], grads: list[Tensor], key: str) -> list[Tensor]:
-    return _plan(key).backward(tensors, kept, grads)
+    with on_device_of(tensors[0]):
+        return _plan(key).backward(tensors, kept, grads)
 
 
 def _fake_forward(tensors: list[Tensor], key: str) -> list[Tensor]:

@@ -103,3 +103,8 @@ def _visits(rule: typed.Rule, sizes: Mapping[str, int]) -> Iterator[tuple[typed.
 def turns(loop: typed.For | typed.Total, rule: typed.Rule, sizes: Mapping[str, int], loops: Mapping[str, int]) -> range:
     """The values a loop variable takes."""
     return range(static_int(loop.low, rule, sizes, loops), static_int(loop.high, rule, sizes, loops) + 1)
+
+
+def only_vectors(rule: typed.Rule) -> bool:
+    """Has the rule no state that is a matrix? Products of tiles have nothing to do for it: scan kernels go before chunk kernels."""
+    return not any(s.type.is_matrix for s in rule.of(typed.Role.STATE))

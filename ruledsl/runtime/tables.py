@@ -1,4 +1,4 @@
-"""Tables of chunks and sequences that kernels read, made on the device; nothing waits for it.
+"""Tables of chunks and sequences, and numbers, that kernels read: made on the device; nothing waits for it.
 
 Those that follow from numbers alone are kept, but not what a CUDA graph that is being captured makes: that memory is the
 graph's.
@@ -82,3 +82,9 @@ def pieces(bounds: Tensor, tokens: int, count: int) -> tuple[Tensor, Tensor, Ten
     sequence = (torch.searchsorted(of, index, right=True) - 1).clamp(max=each.shape[0] - 1)
     begin = torch.minimum(bounds[sequence] + (index - of[sequence]) * tokens, bounds[sequence + 1])
     return begin, of, sequence[:-1], (begin - bounds[sequence])[:-1]
+
+
+@_kept
+def filled(value: float, heads: int, device: torch.device) -> Tensor:
+    """A number for every head, float64 [H]."""
+    return torch.full((heads,), value, dtype=torch.float64, device=device)

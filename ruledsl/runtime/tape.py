@@ -28,7 +28,7 @@ def signature(tensors: list[Tensor]) -> Signature:
     not the same as two."""
     ids = [id(x) for x in tensors]
     twice = () if len(set(ids)) == len(ids) else tuple(map(ids.index, ids))
-    return *((x.shape, x.stride(), x.dtype, x.data_ptr() % 16) for x in tensors), twice
+    return *((x.shape, x.stride(), x.dtype, x.data_ptr() % 16) for x in tensors), twice, tensors[0].device
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ class Tape:
             for place, at in launch.tensors:
                 arguments[place] = values[at]
             launch.call(*arguments, **launch.options)
+            del arguments  # what is given back below goes before anything is made
             for at in launch.done:
                 del values[at]
         self._make(self.makes, values)

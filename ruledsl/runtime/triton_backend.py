@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ruledsl.lang import typed
 from ruledsl.runtime import triton_chunked, triton_scan, triton_token
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.setting import Setting
+from ruledsl.runtime.statics import only_vectors
 from ruledsl.runtime.token import Carry
 
 if TYPE_CHECKING:
@@ -31,11 +31,9 @@ def is_default(rule: Rule, device: str, sizes: Mapping[str, int] | None) -> bool
 def prepare(rule: Rule, setting: Setting) -> Compiled:
     """Generate kernels and register them. BackendError: the rule has no form, or not here."""
     sizes = dict(setting.sizes)
-    chunks, scans = _has_chunks(rule, sizes), triton_scan.has_form(rule, sizes)
-    vectors = not any(s.type.is_matrix for s in rule.typed.of(typed.Role.STATE))
-    if chunks and not (scans and vectors):
+    if takes_chunks(rule, sizes):
         return triton_chunked.prepare(rule, setting)
-    if scans:
+    if triton_scan.has_form(rule, sizes):
         return triton_scan.prepare(rule, setting)
     return triton_token.prepare(rule, setting)
 
@@ -44,6 +42,11 @@ def run(plan: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None) -> 
     if isinstance(plan, triton_chunked.Compiled):
         return triton_chunked.run(plan, call, carry, cu_seqlens)
     return triton_token.run(plan, call, carry, cu_seqlens)
+
+
+def takes_chunks(rule: Rule, sizes: dict[str, int]) -> bool:
+    """Is a rule run by chunk kernels?"""
+    return _has_chunks(rule, sizes) and not (only_vectors(rule.typed) and triton_scan.has_form(rule, sizes))
 
 
 def _has_chunks(rule: Rule, sizes: dict[str, int] | None) -> bool:

@@ -428,7 +428,8 @@ def step(
         return [*x.values(), *rest], body
 
     given = [*(call.inputs[n] for n in form.inputs), *(call.params[n] for n in form.params), *rest]
-    plan.recordings.run((slots is None, *tape.signature(given)), given, prepare)
+    with registration.on_device_of(given[0]):
+        plan.recordings.run((slots is None, *tape.signature(given)), given, prepare)
 
 
 __all__ = ["Compiled", "has_form", "prepare", "prepare_step", "run", "state_name", "step", "token_text"]

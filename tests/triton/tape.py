@@ -136,25 +136,37 @@ def other_shapes() -> None:
 
 
 def freed() -> None:
-    """What kernels hand to each other lives no longer than in a call that is not played."""
+    """A played call holds no more at once than one that runs the launcher, and keeps nothing but its results."""
     rule = ruledsl.load(DELTA)
     made: list[weakref.ref[Tensor]] = []
-    real = torch.empty
+    real, like, peaks = torch.empty, torch.empty_like, list[int]()
+
+    def alive() -> list[Tensor]:
+        return [x for ref in made if (x := ref()) is not None]
 
     def empty(*given: Any, **options: Any) -> Tensor:
         x = real(*given, **options)
         made.append(weakref.ref(x))
+        peaks[-1] = max(peaks[-1], sum(t.untyped_storage().nbytes() for t in alive()))
         return x
+
+    def empty_like(x: Tensor, **options: Any) -> Tensor:
+        return empty(x.shape, dtype=x.dtype, **options)
 
     for _ in range(3):
         made.clear()
-        torch.empty = empty
+        peaks.append(0)
+        leaves = leaves_of(data(0, tokens=80), torch.float32)
+        torch.empty, torch.empty_like = empty, empty_like
         try:
-            o = rule(**data(0), backend="triton")
+            o = rule(**leaves, backend="triton")
+            o.backward(torch.ones_like(o))
         finally:
-            torch.empty = real
-        alive = [x for ref in made if (x := ref()) is not None]
-        assert made and all(x.untyped_storage().data_ptr() == o.untyped_storage().data_ptr() for x in alive)
+            torch.empty, torch.empty_like = real, like
+        results = {x.untyped_storage().data_ptr() for x in [o, *(t.grad for t in leaves.values())] if x is not None}
+        del o
+        assert {x.untyped_storage().data_ptr() for x in alive()} <= results
+    assert peaks[2] <= peaks[0], peaks
 
 
 if __name__ == "__main__":

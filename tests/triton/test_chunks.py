@@ -172,6 +172,8 @@ def test_what_cannot_be_done_names_the_operation_and_who_can(tmp_path: Path) -> 
     }
     cases: list[dict[str, Any]] = [{"rule": text} for text in texts.values()]
     cases += [{"rule": "linear", "length": 2, "sizes": {"K": 300}}, {"rule": "linear", "length": 20, "chunk_size": 24}]
-    reasons = [*texts, "has a size of 300, kernels go to 256", "chunks of 24 tokens"]
+    cases += [{"rule": "mesa", "length": 2, "sizes": {"K": 144}}]
+    whole = "`H` has a size of 144; where its rows and columns are the same axis, or are permuted, kernels hold it whole and go to 128"
+    reasons = [*texts, "has a size of 300, kernels go to 256", "chunks of 24 tokens", whole]
     for reason, found in zip(reasons, ask(cases, tmp_path), strict=True):
         assert reason in found.get("refused", ""), (reason, found)

@@ -12,6 +12,7 @@ from ruledsl.lab.bench.shapes import Shape
 from ruledsl.runtime import triton_chunked
 from ruledsl.runtime.rule import Rule
 from ruledsl.runtime.setting import Setting
+from ruledsl.runtime.triton_backend import takes_chunks
 from ruledsl.schedule.predict import LAUNCH, Estimate, Run, predict
 from ruledsl.schedule.target import Target
 from ruledsl.schedule.unsupported import Unsupported
@@ -68,7 +69,7 @@ def _kernels(
     """Of the forward and of the backward pass; None for a rule without chunk kernels."""
     sizes = shape.sizes(rule)
     found = rule.chunkable(sizes)
-    if isinstance(found, str) or not found.kernels:
+    if isinstance(found, str) or not takes_chunks(rule, sizes):
         return None
     try:
         form = triton_chunked.form_of(

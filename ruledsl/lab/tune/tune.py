@@ -15,6 +15,7 @@ from ruledsl.runtime import triton_chunked, tuned
 from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.rule import Rule
 from ruledsl.runtime.setting import Setting
+from ruledsl.runtime.triton_backend import takes_chunks
 from ruledsl.runtime.tuned import Choice, Place
 from ruledsl.schedule.tiles import LOADS, Loop, Tiles, alternatives
 from ruledsl.schedule.unsupported import Unsupported
@@ -127,8 +128,8 @@ def _open(
     found = rule.chunkable(sizes)
     if isinstance(found, str):
         raise BackendError(f"{found}: kernels that take single tokens have no tiles to choose")
-    if not found.kernels:
-        raise BackendError("the rule's chunk form has no kernels: there are no tiles to choose")
+    if not takes_chunks(rule, sizes):
+        raise BackendError("the rule is not run by chunk kernels: there are no tiles to choose")
     out = DTYPES[dtype]
     setting = Setting(tuple(sorted(sizes.items())), shape.heads, torch.float32, out, device)
     try:
