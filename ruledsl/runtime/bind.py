@@ -55,7 +55,7 @@ class Binder:
             self._passed[key] = replace(known, inputs={}, params={})
             return known
         tensors = {e.name: _tensor(e, given[e.name]) for e in self.spec.arguments}
-        inputs, params = _inputs(self.spec, tensors), _params(self.spec, tensors, known.heads, known.device)
+        inputs, params = _inputs(self.spec, tensors), _params(self.spec, given, tensors, known.heads, known.device)
         return Call(inputs, params, known.batch, known.length, known.heads, known.sizes, known.dtype, known.out_dtype, known.device)
 
 
@@ -105,7 +105,7 @@ def bind(
             )
 
     device = inputs[first.name].device
-    params = _params(spec, tensors, heads, device)
+    params = _params(spec, given, tensors, heads, device)
     for e in (*spec.params, *spec.consts):
         _check_rank(e, params[e.name], 1)
         if params[e.name].shape[0] != heads:
@@ -128,14 +128,17 @@ def _inputs(spec: RuleSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {e.name: tensors[e.name] if "T" in e.leading else tensors[e.name].unsqueeze(1) for e in spec.inputs}
 
 
-def _params(spec: RuleSpec, tensors: Mapping[str, Tensor], heads: int, device: torch.device) -> dict[str, Tensor]:
+def _params(
+    spec: RuleSpec, given: Mapping[str, object], tensors: Mapping[str, Tensor], heads: int, device: torch.device
+) -> dict[str, Tensor]:
     """A single number is every head's; a const is not learned."""
     found = {e.name: tensors[e.name] for e in spec.params}
     for e in spec.consts:
         t = tensors[e.name]
         whole = t.dim() == 0 and e.type.is_scalar and not e.type.family
-        if whole and t.device.type == "cpu" and device.type == "cuda" and not torch.compiler.is_compiling():
-            found[e.name] = filled(float(t), heads, device)
+        value = given[e.name]
+        if whole and isinstance(value, int | float) and not torch.compiler.is_compiling():
+            found[e.name] = filled(float(value), heads, device)
         else:
             found[e.name] = (t.to(device).expand(heads) if whole else t).detach()
     return found

@@ -24,6 +24,8 @@ TEXTS = {
     "S = a*S + v (w .* k + 0.5*prev(k, 2))^T\noutput o = S q + v / (1 + head + t)",
     "a state with its columns in front": "state S[K, V]\ninput q[K], k[K], v[V], g[K] in (0, 1]\n"
     "S = diag(g) S + k v^T\noutput o = S^T q",
+    "a system of each token": "state H[K, K]\ninput q[K], k[K] unit, g in (0, 1]\nparam l[K] in [0.5, inf)\n"
+    "H = g*H + k k^T\noutput o = solve(H + diag(l), q, 20)",
 }
 
 

@@ -13,6 +13,7 @@ from ruledsl.runtime import triton_chunked
 from ruledsl.runtime.rule import Rule
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.triton_backend import takes_chunks
+from ruledsl.runtime.triton_form import form_of
 from ruledsl.schedule.predict import LAUNCH, Estimate, Run, predict
 from ruledsl.schedule.target import Target
 from ruledsl.schedule.unsupported import Unsupported
@@ -72,7 +73,7 @@ def _kernels(
     if isinstance(found, str) or not takes_chunks(rule, sizes):
         return None
     try:
-        form = triton_chunked.form_of(
+        form = form_of(
             rule, found, Setting(tuple(sorted(sizes.items())), shape.heads, torch.float32, dtype, place)
         )
     except Unsupported:

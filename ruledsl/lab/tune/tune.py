@@ -11,11 +11,12 @@ import torch
 
 from ruledsl.lab.bench.shapes import DTYPES, Shape
 from ruledsl.lab.tune.trial import Outcome, Request
-from ruledsl.runtime import triton_chunked, tuned
+from ruledsl.runtime import tuned
 from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.rule import Rule
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.triton_backend import takes_chunks
+from ruledsl.runtime.triton_form import form_of
 from ruledsl.runtime.tuned import Choice, Place
 from ruledsl.schedule.tiles import LOADS, Loop, Tiles, alternatives
 from ruledsl.schedule.unsupported import Unsupported
@@ -133,7 +134,7 @@ def _open(
     out = DTYPES[dtype]
     setting = Setting(tuple(sorted(sizes.items())), shape.heads, torch.float32, out, device)
     try:
-        form = triton_chunked.form_of(rule, found, setting)
+        form = form_of(rule, found, setting)
     except Unsupported as error:
         raise BackendError(str(error)) from None
     searched = alternatives(form.programs, sizes)
