@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,11 +26,13 @@ def rules() -> None:
     from ruledsl.resources import load_source
 
     out = console()
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = 120
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2 if out.width > 100 else 1, 0, 0))
     table.add_column("rule", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    table.add_column("class", overflow="fold")
-    table.add_column("state bytes", overflow="fold")
+    table.add_column("class", min_width=8, overflow="fold")
+    table.add_column("state bytes", min_width=7)
     for column in ("form", *COLUMNS):
         table.add_column(column, no_wrap=True)
     committed = results()
