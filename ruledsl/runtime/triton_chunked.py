@@ -2,7 +2,8 @@
 
 The registered operator takes inputs [B, T, Hg, ...] as they come (bf16, fp16 or float32), params [1, H, ...], states
 [B or sequences, H, rows, cols] float32 in the form's orientation, the position each sequence starts from and, packed,
-cu_seqlens. Chunks are tables made on the device from shapes and cu_seqlens; nothing waits for the device.
+cu_seqlens. Chunks are tables made on the device from shapes and cu_seqlens; nothing waits for the device. The first call chooses
+tiles, the second of a signature is recorded, later ones are played (see `tape`).
 """
 
 from __future__ import annotations
