@@ -55,6 +55,8 @@ FORMS = {
     "looks back": BASIC + "S = a*S + v (k + 0.5*prev(k) + prev(k, 3))^T\noutput o = S q",
     "powers": BASIC + "S = a*S + v (k .^ 4)^T\noutput o = S (q .^ 3)\noutput p = S (0.5*k) .^ 11",
     "one vector on both sides": "state S[K, K]\ninput k[K] unit, b in [0, 1], a in (0, 1]\nS = a*S + b*(k - S k) k^T\noutput o = S k",
+    "a gate's products alone in a kernel": "state A[V, V], M[V, V]\ninput x[V], k[V] unit, q[V] unit, c[V], a[V], w[V], u[V], p[V] unit\nparam y\n"
+    "A = A + (x - A k) c^T\nM = diag(a) M\nM = M + (A u) w^T\noutput o = A q + y*c\noutput m = M p",
     "params": "state S[V, K]\ninput q[K], k[K], v[V], x\nparam A in [0, inf), w[K]\n"
     "S = exp(-exp(A)*softplus(x))*S + v (k .* w)^T\noutput o = S q",
 }
