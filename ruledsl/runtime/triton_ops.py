@@ -285,10 +285,11 @@ def levels_kernel(decay_ptr, levels_ptr, counts, H, N: tl.constexpr, C: tl.const
         one = tl.full((LANES,), 1.0, tl.float32)
         smallest, whole, half = one, one, one
         top, before, after = table + (LEVELS - 2) * C * N, table + (LEVELS - 1) * C * N, table + LEVELS * C * N
+        middle = tl.full((LANES,), C // 2, tl.int32)  # compared lane by lane: interpreted, `t` is a number, and bool no mask
         for t in tl.range(0, C, loop_unroll_factor=8):
             half = tl.where(t == C // 2, 1.0, half)
             tl.store(before + t * N, whole, mask=real)
-            tl.store(top + t * N, half, mask=real & (t >= C // 2))
+            tl.store(top + t * N, half, mask=real & (t >= middle))
             decay = tl.load(a + t * N, mask=real, other=1.0)
             whole *= decay
             half *= decay
@@ -298,7 +299,7 @@ def levels_kernel(decay_ptr, levels_ptr, counts, H, N: tl.constexpr, C: tl.const
             t = C - 1 - back
             half = tl.where(back == C // 2, 1.0, half)
             tl.store(after + t * N, whole, mask=real)
-            tl.store(top + t * N, half, mask=real & (t < C // 2))
+            tl.store(top + t * N, half, mask=real & (t < middle))
             decay = tl.load(a + t * N, mask=real, other=1.0)
             whole *= decay
             half *= decay
