@@ -76,7 +76,18 @@ def padded_sizes(programs: Iterable[Program], sizes: Mapping[str, int]) -> froze
     """The axes of the programs' tiles that have padded lanes at these sizes."""
     axes = {axis for p in programs for node in p.nodes for axis in node.shape}
     found = {axis for axis in axes if not isinstance(axis, Rows) and axis != 1}
-    return frozenset(d for d in found if (v := dim_value(d, sizes)) & (v - 1) or v < 32)
+    return frozenset(d for d in found if (v := dim_value(d, sizes)) < 32 or v != _lanes(d, sizes))
+
+
+def _lanes(dim: Dim, sizes: Mapping[str, int]) -> int:
+    """What `_padded` comes to at these sizes."""
+    match dim:
+        case DimOp("/", left, int(right)) if right & (right - 1) == 0:
+            return _lanes(left, sizes) // right
+        case DimOp("*", int(right), left) | DimOp("*", left, int(right)) if right & (right - 1) == 0:
+            return _lanes(left, sizes) * right
+        case _:
+            return max(32, 1 << (dim_value(dim, sizes) - 1).bit_length())
 
 
 # ------------------------------------------------------------------------------------------------ sizes

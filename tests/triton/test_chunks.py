@@ -46,6 +46,7 @@ STATES = {
     "a copy": "state S[V, K], P[V, K]\ninput q[K], k[K], v[V], a in [0, 1]\nP = S\nS = a*S + v k^T\noutput o = S q + P q",
 }
 FORMS = {
+    "twice the columns": "state S[V, 2*K]\ninput q[2*K], k[2*K], v[V], a in (0, 1]\nS = a*S + v k^T\noutput o = S q",
     "forgets everything": "state S[V, K]\ninput q[K], k[K], v[V]\nS = v k^T\noutput o = S q",
     "two apart": "state S[V, K], P[V, U]\ninput q[K], k[K], v[V], a in (0, 1], x[U], y[U], w[V], b in [0, 1]\nS = a*S + v k^T\n"
     "P = P + b*(w - P x) x^T\noutput o = S q\noutput p = P y",
