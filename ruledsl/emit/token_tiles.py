@@ -16,6 +16,7 @@ from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.emit.names import size_text
 from ruledsl.emit.triton_spelling import literal, spell
 from ruledsl.lang.typed import Dim, DimOp, Type, dim_value
+from ruledsl.schedule.tiles import power
 from ruledsl.schedule.token_split import Marked
 
 Demand = tuple[int, str]  # node, "n" or "t"
@@ -63,7 +64,7 @@ class Space:
         return dim_value(dim, self.numbers)
 
     def lanes(self, dim: Dim) -> int:
-        n = 1 << max(self.number(dim) - 1, 0).bit_length()
+        n = power(self.number(dim))
         return max(n, 16) if dim in self.wide else n
 
     def padded(self, dim: Dim, cut: bool) -> bool:

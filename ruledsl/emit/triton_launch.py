@@ -13,6 +13,7 @@ from ruledsl.emit.triton_names import cotangent_name, dim_name, dim_text, result
 from ruledsl.lang.typed import Dim, DimOp, dim_value
 from ruledsl.schedule.attributes import gathered
 from ruledsl.schedule.kernels import Buffer, Kernel, Mode
+from ruledsl.schedule.tiles import power
 
 
 def launcher(
@@ -81,13 +82,25 @@ def padded_sizes(programs: Iterable[Program], sizes: Mapping[str, int]) -> froze
 
 def _lanes(dim: Dim, sizes: Mapping[str, int]) -> int:
     """What `_padded` comes to at these sizes."""
+    base, steps = _padding(dim)
+    lanes = max(32, power(dim_value(base, sizes)))
+    for op, factor in steps:
+        lanes = lanes * factor if op == "*" else lanes // factor
+    return lanes
+
+
+def _padding(dim: Dim) -> tuple[Dim, list[tuple[str, int]]]:
+    """The size that is padded to a power of two, and what is done to its lanes then: K/2 has half as many as K, so that pairs of
+    columns stay pairs."""
     match dim:
-        case DimOp("/", left, int(right)) if right & (right - 1) == 0:
-            return _lanes(left, sizes) // right
-        case DimOp("*", int(right), left) | DimOp("*", left, int(right)) if right & (right - 1) == 0:
-            return _lanes(left, sizes) * right
+        case DimOp("/", left, int(right)) if right == power(right):
+            op = "//"
+        case DimOp("*", int(right), left) | DimOp("*", left, int(right)) if right == power(right):
+            op = "*"
         case _:
-            return max(32, 1 << (dim_value(dim, sizes) - 1).bit_length())
+            return dim, []
+    base, steps = _padding(left)
+    return base, [*steps, (op, right)]
 
 
 # ------------------------------------------------------------------------------------------------ sizes
@@ -98,19 +111,13 @@ def _sizes(dims: Iterable[Dim]) -> list[str]:
     for dim in dims:
         name = dim_name(dim)
         value = f'sizes["{dim}"]' if isinstance(dim, str) else dim_text(dim)
-        lines += [f"{name} = {value}", f"B_{name} = {_padded(dim, name)}"]
+        lines += [f"{name} = {value}", f"B_{name} = {_padded(dim)}"]
     return lines
 
 
-def _padded(dim: Dim, name: str) -> str:
-    """K/2 is padded to half of what K is padded to, so that pairs of columns stay pairs."""
-    match dim:
-        case DimOp("/", left, int(right)) if right & (right - 1) == 0:
-            return f"max(32, power({dim_name(left)})) // {right}"
-        case DimOp("*", int(right), left) | DimOp("*", left, int(right)) if right & (right - 1) == 0:
-            return f"max(32, power({dim_name(left)})) * {right}"
-        case _:
-            return f"max(32, power({name}))"
+def _padded(dim: Dim) -> str:
+    base, steps = _padding(dim)
+    return f"max(32, power({dim_text(base)}))" + "".join(f" {op} {factor}" for op, factor in steps)
 
 
 def _blocks(definitions: Sequence[Definition]) -> list[str]:

@@ -36,6 +36,7 @@ from ruledsl.runtime.tape import Recorder, Recordings, Tables
 from ruledsl.runtime.token import Carry
 from ruledsl.runtime.triton_build import build
 from ruledsl.runtime.triton_chunked import missing
+from ruledsl.schedule.tiles import power
 from ruledsl.schedule.token_split import Split, split
 
 if TYPE_CHECKING:
@@ -82,10 +83,10 @@ def _block(found: Split, sizes: Mapping[str, int]) -> int:
         for r in program.results
         if (axis := found.forward.cut[r.node]) is not None and r.port is not None
     ]
-    widest = max(_lanes(typed.dim_value(d, sizes)) for d in others)  # type: ignore[arg-type]
+    widest = max(power(typed.dim_value(d, sizes)) for d in others)  # type: ignore[arg-type]
     most = _TILE // widest if widest > 1 else _VECTOR
     least = 16 if any(n.op == "dot" for p in (program, found.gradient.program) for n in p.nodes) else 1
-    return max(min(_lanes(typed.dim_value(found.dim, sizes)), max(most, 8)), least)
+    return max(min(power(typed.dim_value(found.dim, sizes)), max(most, 8)), least)
 
 
 def _spread(found: Split, sizes: Mapping[str, int], block: int, heads: int) -> int:
@@ -93,10 +94,6 @@ def _spread(found: Split, sizes: Mapping[str, int], block: int, heads: int) -> i
     while found.dim is not None and block > _WARP and heads * -(-typed.dim_value(found.dim, sizes) // block) < _PROGRAMS:
         block //= 2
     return block
-
-
-def _lanes(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()
 
 
 def has_form(rule: Rule) -> bool:

@@ -16,6 +16,7 @@ from math import prod
 from ruledsl.chunk.program import Axis, PortKind, ResultKind
 from ruledsl.lang.typed import dim_value
 from ruledsl.schedule.target import Target
+from ruledsl.schedule.tiles import power
 from ruledsl.schedule.token_split import Marked, Split
 
 FILL = 16  # programs for each unit of a device: with so many, one program more costs as much as it does
@@ -48,11 +49,11 @@ def scan_tiles(split: Split, sizes: Mapping[str, int]) -> ScanTiles:
     block = 1
     if split.dim is not None:
         vectors = all(1 in forward.nodes[i].shape for i in states if split.forward.cut[i] is not None)
-        block = min(_lanes(number(split.dim)), _VECTOR if vectors else _ROWS)
+        block = min(power(number(split.dim)), _VECTOR if vectors else _ROWS)
 
     def entries(marked: Marked, node: int) -> int:
         shape = enumerate(marked.program.nodes[node].shape)
-        return prod(block if marked.cut[node] == axis else _lanes(number(dim)) for axis, dim in shape)
+        return prod(block if marked.cut[node] == axis else power(number(dim)) for axis, dim in shape)
 
     largest = max(entries(m, i) for m in (split.forward, split.gradient) for i in range(len(m.program.nodes)))
     warps = min(max(largest // _EACH, 1), 8)
@@ -93,7 +94,3 @@ def seconds(programs: int, length: int, tokens: int, levels: int, device: Target
 def _step(device: Target) -> float:
     """Seconds of a token in a program that has others beside it."""
     return device.step / 8
-
-
-def _lanes(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()

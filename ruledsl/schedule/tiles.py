@@ -72,7 +72,7 @@ def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: 
     programs = tuple(programs)
     nodes = [node for p in programs for node in p.nodes]
     widths = [dim_value(axis, sizes) for n in nodes for axis in n.shape if not isinstance(axis, Rows)]
-    wide = _power(max(widths, default=16))
+    wide = power(max(widths, default=16))
     longest = _longest(programs, sizes)
     # a level for each doubling, a row of blocks for each 16 rows of a system: both grow with the chunk
     costly = any(n.op in _LEVELLED or n.op in ("inverse", "conjugate") for n in nodes)
@@ -125,8 +125,9 @@ def _longest(programs: tuple[Program, ...], sizes: Mapping[str, int]) -> int:
     widths = (dim_value(axis, sizes) for axis in axes if not isinstance(axis, Rows))
     # 64-row dots with a side of 16 gave wrong values and illegal accesses on an H200 (Triton 3.6)
     most = 32 if min((w for w in widths if w > 1), default=64) < 64 else 64
-    return max(16, min(most, 64 // _power(slots)))
+    return max(16, min(most, 64 // power(slots)))
 
 
-def _power(n: int) -> int:
+def power(n: int) -> int:
+    """The least power of two from n."""
     return 1 << max(0, n - 1).bit_length()
