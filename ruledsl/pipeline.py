@@ -144,8 +144,6 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
     from ruledsl.schedule.unsupported import unsupported
 
     program = chunk(by_products(token), unrolled, sizes)
-    if program.chunk is not None:
-        raise unsupported("a state of the chunk's start has no chunk kernels: its chunks are at the rule's own places")
     if len(program.nodes) > MOST_KERNEL_NODES:
         raise unsupported(f"a token of more than {MOST_KERNEL_NODES:,} operations has no Triton form")
     program = row_products(program)

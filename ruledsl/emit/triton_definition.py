@@ -15,7 +15,7 @@ from ruledsl.emit.triton_expression import wrapped
 from ruledsl.emit.triton_frame import Frame
 from ruledsl.emit.triton_kernel import Body, block_lanes
 from ruledsl.emit.triton_memory import TensorKind
-from ruledsl.emit.triton_names import pointer
+from ruledsl.emit.triton_names import pointer, safe
 from ruledsl.lang.typed import Dim
 from ruledsl.schedule.kernels import Kernel, Mode
 
@@ -59,7 +59,7 @@ def definition(frame: Frame) -> Definition:
         arguments.append(pointer(name))
         if kind is TensorKind.TOKEN:
             arguments += [f"{name}_token", f"{name}_head", f"{name}_group"]
-    arguments += [pointer(f"{end}_{c.state}") for c in kernel.carries for end in ("initial", "final")]
+    arguments += [pointer(f"{end}_{safe(c.state)}") for c in kernel.carries for end in ("initial", "final")]
     arguments += [a for a in (*TABLES, "H") if a in used]
     constants = tuple(c for c in [*(n for d in sorted(frame.dims) for n in (d, f"B_{d}")), *_CONSTANTS] if c in used)
     signature = wrapped(f"def {kernel.name}_kernel(", [*arguments, *(f"{c}: tl.constexpr" for c in constants)], "):")
@@ -101,15 +101,23 @@ def _lanes(frame: Frame) -> list[str]:
 
 
 _TOKENS = ["token = tl.minimum(row, count - 1)", "valid = row < count"]
+_OF_CHUNK = [
+    "count = tl.load(counts + chunk).to(tl.int32)",
+    "start = tl.load(starts + chunk)",
+    "place = tl.load(places + chunk)",
+]
+_BY_LENGTH = [  # the same without a load, where only the last chunk of a sequence may be short
+    "start = first + (chunk - begin) * C",
+    "place = entered + (chunk - begin) * C",
+    "count = tl.minimum(last - start, C).to(tl.int32)",
+]
 
 
 def _chunk(inner: list[str]) -> list[str]:
     return [
         "chunk = tl.program_id(0).to(tl.int64)",
         "head = tl.program_id(1)",
-        "count = tl.load(counts + chunk).to(tl.int32)",
-        "start = tl.load(starts + chunk)",
-        "place = tl.load(places + chunk)",
+        *_OF_CHUNK,
         "if count == 0:",
         "    return",
         *_TOKENS,
@@ -128,13 +136,8 @@ def _serial(body: Body, inner: list[str]) -> list[str]:
     held = {c.enter: (recipes.held(c.enter), recipes.orientation[c.enter]) for c in kernel.carries}
     for c in kernel.carries:
         name, o = held[c.enter]
-        lines.append(f"{name} = {memory.load_state(c.enter, f'initial_{c.state}', o)}")
-    loop = [
-        "start = first + (chunk - begin) * C",
-        "place = entered + (chunk - begin) * C",
-        "count = tl.minimum(last - start, C).to(tl.int32)",
-        *_TOKENS,
-    ]
+        lines.append(f"{name} = {memory.load_state(c.enter, f'initial_{safe(c.state)}', o)}")
+    loop = [*(_OF_CHUNK if body.frame.program.chunk else _BY_LENGTH), *_TOKENS]
     for c in kernel.carries:
         name, o = held[c.enter]
         if c.keep:
@@ -148,4 +151,4 @@ def _serial(body: Body, inner: list[str]) -> list[str]:
     else:
         lines += ["for chunk in range(begin, end):"]
     lines += [f"    {line}" for line in loop]
-    return lines + [memory.store_state(c.enter, f"final_{c.state}", *held[c.enter]) for c in kernel.carries]
+    return lines + [memory.store_state(c.enter, f"final_{safe(c.state)}", *held[c.enter]) for c in kernel.carries]

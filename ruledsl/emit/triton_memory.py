@@ -55,7 +55,9 @@ class Memory:
         return ", ".join(self.levels_parts(decay))
 
     def levels_parts(self, decay: int) -> tuple[str, str, str]:
-        buffer = next(b for b in self.frame.kernel.reads if b.levels and b.node == decay)
+        buffer = next((b for b in self.frame.kernel.reads if b.levels and b.node == decay), None)
+        if buffer is None:
+            raise unsupported("a decay that the kernel itself works out has no Triton form")
         columns = self.frame.node(decay).shape[1]
         lanes = self.frame.lanes(decay, 1)[0] if columns != 1 else "tl.arange(0, 1)"
         return self.levels_base(buffer), lanes, self.frame.count(columns)

@@ -22,13 +22,15 @@ _TAKEN = frozenset(
 """.split()
 )
 _SHAPES = re.compile(
-    r"N\d+|(i|m|d|B|BLOCK|initial|final|enter|leave|forward|sweep|reverse|gradients)_.*"
+    r"N\d+|(i|m|d|B|BLOCK|frozen|initial|final|enter|leave|forward|sweep|reverse|gradients)_.*"
     r"|back\d+|.*_(ptr|token|head|group|kernel|next|t|lag\d+|\d+t?)|.*_(plus|minus|times|by)_.*|.*_"
 )
 
 
 def safe(name: str) -> str:
-    """A name of the rule as an identifier that generated names never are. One to one."""
+    """A name of the rule as an identifier that generated names never are, or `token_program.frozen_name` as one. One to one."""
+    if "." in name:
+        return name.replace(".", "_")
     assert name.isascii() and name.isidentifier()
     if name.startswith(("__", "dunder")):  # never a name that Python gives a meaning
         name = f"dunder{name}"

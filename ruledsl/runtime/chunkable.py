@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from ruledsl import pipeline
 from ruledsl.algebra.verdict import TokenForm
-from ruledsl.chunk.program import Node, Program
+from ruledsl.chunk.program import Node, PortKind, Program
 from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.lang import typed
 from ruledsl.runtime.statics import carried
 from ruledsl.schedule.attributes import is_zeros
+from ruledsl.schedule.graph import Graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +26,29 @@ class Chunkable:
 
     @property
     def kernels(self) -> bool:
-        """Do chunk kernels take it? They hold no family of states, none as its chunk began, no system, and do not put tiles of
-        several columns side by side."""
-        plain = not self.token.families and self.program.chunk is None
-        return plain and not any(map(self._joins, self.program.nodes))
+        """Do chunk kernels take it? They hold no family of states and do not put tiles of several columns side by side. Of a frozen
+        state they make no diagonal decay and no system: those have kernels of their own, before the one that carries the state."""
+        return not self.token.families and not any(map(self._joins, self.program.nodes)) and not self._from_frozen()
 
     def _joins(self, node: Node) -> bool:
         parts = [self.program.nodes[a] for a in node.args] if node.op == "cat" else []
         return node.op == "kron" or any(p.shape[1] != 1 and not is_zeros(p) for p in parts)
+
+    def _from_frozen(self) -> bool:
+        if self.program.chunk is None:
+            return False
+        graph = Graph(self.program)
+        needed: list[int] = []
+        for node in self.program.nodes:
+            match node.op:
+                case "solve":
+                    needed.append(node.args[0])
+                case "conjugate":
+                    needed += node.args
+                case "gram" | "gram_apply" | "cumprod":
+                    gates = node.args if node.op == "cumprod" else node.args[2:]
+                    needed += [a for a in gates if self.program.nodes[a].shape[1] != 1]
+        return not graph.ancestors(needed).isdisjoint(graph.ports(PortKind.STATE).values())
 
 
 def chunkable(rule: typed.Rule, sizes: Mapping[str, int]) -> Chunkable | str:

@@ -43,17 +43,25 @@ def whole_chunks(batch: int, length: int, chunk: int, device: torch.device) -> S
     )
 
 
-def packed_chunks(length: int, chunk: int, cu_seqlens: Tensor, position: Tensor) -> SimpleNamespace:
-    """The same of packed sequences, which start from `position`."""
+def most_chunks(length: int, chunk: int, sequences: int, aligned: bool) -> int:
+    """How many chunks `packed_chunks` has room for; those that are not used are empty."""
+    return length // chunk + sequences * (2 if aligned else 1)
+
+
+def packed_chunks(length: int, chunk: int, cu_seqlens: Tensor, position: Tensor, aligned: bool = False) -> SimpleNamespace:
+    """The same of packed sequences, which start from `position`. `aligned`: the chunks are those at positions 0, `chunk`,
+    2 * `chunk` ..., so that the first one of a sequence that goes on may be short."""
     bounds = cu_seqlens.to(torch.int64)
     starts, lengths = bounds[:-1], bounds.diff()
-    used = (lengths + chunk - 1) // chunk
+    missed = torch.where(lengths > 0, position % chunk, 0) if aligned else torch.zeros_like(starts)  # of the first chunk
+    used = (missed + lengths + chunk - 1) // chunk
     ends = used.cumsum(0)
     begins = ends - used
-    index = torch.arange(length // chunk + starts.shape[0], device=bounds.device)
+    index = torch.arange(most_chunks(length, chunk, starts.shape[0], aligned), device=bounds.device)
     owner = torch.searchsorted(ends, index, right=True).clamp(max=starts.shape[0] - 1)
-    inside = (index - begins[owner]) * chunk
-    counts = torch.where(index < ends[-1], (lengths[owner] - inside).clamp(min=0, max=chunk), 0)
+    after = (index - begins[owner] + 1) * chunk - missed[owner]  # tokens of the sequence at the chunk's end
+    inside = (after - chunk).clamp(min=0)
+    counts = torch.where(index < ends[-1], torch.minimum(after, lengths[owner]) - inside, 0).clamp(min=0)
     return SimpleNamespace(
         starts=starts[owner] + inside, counts=counts, places=inside + position[owner], begins=begins, ends=ends,
         firsts=starts, lasts=starts + lengths,

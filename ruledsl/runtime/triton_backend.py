@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ruledsl.runtime import triton_chunked, triton_scan, triton_token
+from ruledsl.runtime import triton_chunked, triton_form, triton_scan, triton_token
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.statics import only_vectors
@@ -50,9 +50,11 @@ def takes_chunks(rule: Rule, sizes: dict[str, int]) -> bool:
 
 
 def _has_chunks(rule: Rule, sizes: dict[str, int] | None) -> bool:
-    """A chunk form that chunk kernels take."""
+    """A chunk form that chunk kernels take, at these sizes where they are known."""
     found = rule.chunkable(sizes)
-    return not isinstance(found, str) and found.kernels
+    if isinstance(found, str) or not found.kernels:
+        return False
+    return sizes is None or found.program.chunk is None or triton_form.holds_frozen(found.program, sizes)
 
 
 def prepare_step(rule: Rule, setting: Setting) -> triton_token.StepPlan | None:

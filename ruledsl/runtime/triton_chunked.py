@@ -32,7 +32,7 @@ from ruledsl.runtime.layout import inner
 from ruledsl.runtime.recurrent import expand_heads
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.state import open_axes, position_of
-from ruledsl.runtime.tables import packed_chunks, whole_chunks
+from ruledsl.runtime.tables import most_chunks, packed_chunks, whole_bounds, whole_chunks
 from ruledsl.runtime.tape import Recordings, Tables
 from ruledsl.runtime.token import Carry
 from ruledsl.runtime.triton_build import build
@@ -104,9 +104,11 @@ class TritonPlan:
         """The shapes of what `_handed` gives: known without running."""
         batch, length = tensors[0].shape[:2]
         c = self._longest
-        count = length // c + tensors[-1].shape[0] - 1 if self.packed else batch * -(-length // c)
+        sequences = tensors[len(self._keys)].shape[0]
+        several = self.packed or self._aligned
+        count = most_chunks(batch * length, c, sequences, self._aligned) if several else batch * -(-length // c)
         each = (math.prod(extent(axis, c, self.sizes) for axis in shape) for _, shape in self.form.kept)
-        return [(batch, count // batch * self.heads * numbers) for numbers in each]
+        return [(batch, -(-count // batch) * self.heads * numbers) for numbers in each]
 
     @cached_property
     def _longest(self) -> int:
@@ -117,6 +119,11 @@ class TritonPlan:
     def _keys(self) -> tuple[str, ...]:
         """What launchers call inputs, params and states, in the order of the tensors."""
         return (*(tensor_key(p) for p in (*self.form.inputs, *self.form.params)), *(s.key for s in self.form.states))
+
+    @property
+    def _aligned(self) -> bool:
+        """Are the chunks at places of the rule's own (states are frozen)?"""
+        return self.form.fixed_chunk is not None
 
     def _forward(self, tensors: list[Tensor], rest: list[Tensor]) -> tuple[Tables, Arguments]:
         x, states = self._named(tensors)
@@ -187,8 +194,9 @@ class TritonPlan:
         """Tables of chunks: first token, tokens, position in its sequence; first chunk and end of each sequence."""
         position = tensors[len(self._keys)]
         batch, length = tensors[0].shape[:2]
-        if self.packed:
-            return packed_chunks(length, c, tensors[-1], position)
+        if self.packed or self._aligned:
+            bounds = tensors[-1] if self.packed else whole_bounds(batch, length, position.device)
+            return packed_chunks(batch * length, c, bounds, position, self._aligned)
         whole = whole_chunks(batch, length, c, tensors[0].device)
         if not self.form.positions:
             return whole

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,7 @@ from ruledsl.schedule.cut import cut
 from ruledsl.schedule.graph import Graph
 from ruledsl.schedule.kernels import Kernels
 from ruledsl.schedule.slots import slots
-from ruledsl.schedule.tiles import Tiles, tiles
+from ruledsl.schedule.tiles import Tiles, longest, power, tiles
 from ruledsl.schedule.unsupported import unsupported
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 MAX_STATE = 256  # rows or columns of a state that a kernel holds
 MAX_WHOLE = 128  # of one that cannot come in blocks of rows
+MAX_FROZEN = 32768  # entries of all states and their frozen copies, which one program carries: half of the registers
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,15 @@ def refusal(found: Chunkable, setting: Setting) -> str:
         if widest > MAX_STATE:
             return f"`{name}` has a size of {widest}, kernels go to {MAX_STATE}; backend 'torch' runs it"
     return ""
+
+
+def holds_frozen(program: Program, sizes: Mapping[str, int]) -> bool:
+    """Do chunk kernels hold the states of a rule that freezes them, in chunks as long as the rule says? Else kernels for tokens do."""
+    graph, chunk = Graph(program), program.chunk
+    assert chunk is not None
+    shapes = [program.nodes[i].shape for i in graph.ports(PortKind.STATE).values()]
+    entries = sum(math.prod(power(extent(axis, 1, sizes)) for axis in shape) for shape in shapes)
+    return 16 <= chunk <= longest((program,), sizes) and chunk == power(chunk) and entries <= MAX_FROZEN
 
 
 def form_of(rule: Rule, found: Chunkable, setting: Setting) -> TritonForm:

@@ -224,7 +224,8 @@ class Cutter:
         stop = carried | set(self.memory)
         split = along is not None or not graph.mixes_rows(targets, stop)
         reads = self._reads(targets, carried)
-        kept = tuple(Buffer(f"{keep}_{c.state}", c.enter, c.enter not in graph.exact) for c in carries) if keep else (None,) * len(carries)
+        named = ((c, c.state if c.state.isidentifier() else c.enter) for c in carries)
+        kept = tuple(Buffer(f"{keep}_{n}", c.enter, c.enter not in graph.exact) for c, n in named) if keep else (None,) * len(carries)
         writes = tuple(Buffer(f"{name}_{graph.word(i)}_{i}", i, True) for i in also)
         self.kernels.append(Kernel(
             name, self.program, Mode.SERIAL, purpose, reads, writes, tuple(results),

@@ -73,12 +73,12 @@ def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: 
     nodes = [node for p in programs for node in p.nodes]
     widths = [dim_value(axis, sizes) for n in nodes for axis in n.shape if not isinstance(axis, Rows)]
     wide = power(max(widths, default=16))
-    longest = _longest(programs, sizes)
+    most = longest(programs, sizes)
     # a level for each doubling, a row of blocks for each 16 rows of a system: both grow with the chunk
     costly = any(n.op in _LEVELLED or n.op in ("inverse", "conjugate") for n in nodes)
     small = operand_bytes == 2 and wide <= 128
     chunk = 64 if small and not costly else 16 if operand_bytes == 4 and wide > 128 else 32
-    chunk = min(chunk, longest)
+    chunk = min(chunk, most)
     block = 64 if small else 32 if wide <= 128 else 16
     lengths = [c for c in (64, 32, 16) if c <= chunk]
     measured = _MEASURED[max(32, chunk)] if small else {}
@@ -97,7 +97,7 @@ def narrowed(tiles: Tiles, sequences: int, tokens: int, heads: int, rows: int, u
     """Fewer rows of the state for one program of a serial kernel, where few but long sequences leave multiprocessors idle: a step
     takes less time with fewer. `tokens`: of all sequences; `rows`: of the state; `units`: multiprocessors."""
     serial = tiles.serial
-    least = 64 if tiles.chunk == 64 else 16  # as in `_longest`: illegal accesses, with a side of 32 too
+    least = 64 if tiles.chunk == 64 else 16  # as in `longest`: illegal accesses, with a side of 32 too
     if tokens < LONG * sequences:
         return tiles
     while serial.side > least and 4 * sequences * heads * -(-rows // serial.side) < 3 * units:
@@ -108,17 +108,17 @@ def narrowed(tiles: Tiles, sequences: int, tokens: int, heads: int, rows: int, u
 
 def alternatives(programs: Iterable[Program], sizes: Mapping[str, int]) -> dict[str, tuple[int | Loop, ...]]:
     """Values of each field of `Tiles` that a search tries, the field that matters most first."""
-    longest = _longest(tuple(programs), sizes)
+    most = longest(tuple(programs), sizes)
     gradient = tuple(Loop(w, n, s) for w, n, s in ((2, 16, 2), (2, 32, 2), (4, 64, 1), (4, 64, 2), (8, 64, 1), (8, 64, 2)))
     return {
-        "chunk": tuple(c for c in (16, 32, 64) if c <= longest),
+        "chunk": tuple(c for c in (16, 32, 64) if c <= most),
         "serial": tuple(Loop(w, b, s) for w, b, s in ((4, 16, 2), (4, 32, 2), (4, 64, 2), (4, 64, 3), (8, 64, 1), (8, 64, 2))),
         **dict.fromkeys(("slim", "heavy", "sums", "rows"), gradient),
         **dict.fromkeys(("usual", "light"), (Loop(2, 64, 2), Loop(4, 64, 2), Loop(4, 64, 3), Loop(8, 64, 1))),
     }
 
 
-def _longest(programs: tuple[Program, ...], sizes: Mapping[str, int]) -> int:
+def longest(programs: tuple[Program, ...], sizes: Mapping[str, int]) -> int:
     """Tokens of the longest chunk that kernels may take."""
     axes = [axis for p in programs for n in p.nodes for axis in n.shape]
     slots = max((axis.slots for axis in axes if isinstance(axis, Rows)), default=1)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "runtime"), str(Path(__file__).resolve().parents[2])]
 
-from cases import CORPUS, arguments, error, parts, sizes, states  # noqa: E402
+from cases import CORPUS, arguments, cut, error, parts, sizes, states  # noqa: E402
 
 from ruledsl.runtime import tuned  # noqa: E402
 from ruledsl.runtime.errors import BackendError  # noqa: E402
@@ -41,6 +42,7 @@ class Case:
     packed: list[int] = field(default_factory=list)  # lengths of sequences, instead of `length`
     tail: int = 0  # tokens after the last packed sequence
     strided: bool = False  # inputs are views: time and heads swapped, every second column
+    cuts: list[int] = field(default_factory=list)  # the kernels take the sequence in pieces, which begin at these tokens too
     chunk_size: int | None = None
     chunks: list[int] = field(default_factory=list)  # tokens of a chunk, forward and backward, where they are tuned apart
     between: int | None = None  # tokens of a chunk in another call, before the backward pass
@@ -88,7 +90,7 @@ def run(case: Case) -> dict[str, object]:
             if case.chunks:
                 ahead, back = (alike(c, Loop(4, 16, 1)) for c in case.chunks)
                 stack.enter_context(tuned.only(tuned.Choice(ahead, back)))
-            found = forward_and_back(rule, mine, first, case.backward, case.between, backend="triton", **call)
+            found = forward_and_back(rule, mine, first, case.backward, case.between, case.cuts, backend="triton", **call)
     except BackendError as e:
         return {"refused": str(e)}
     wanted = forward_and_back(
@@ -124,23 +126,35 @@ def _strided(x: Tensor) -> Tensor:
 
 
 def forward_and_back(
-    rule: Rule, x: dict[str, Tensor], first: dict[str, Tensor], backward: bool, between: int | None = None, **call: object
+    rule: Rule,
+    x: dict[str, Tensor],
+    first: dict[str, Tensor],
+    backward: bool,
+    between: int | None = None,
+    cuts: Sequence[int] = (),
+    **call: object,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Outputs, final states, and the gradients of a random projection of both."""
     leaves = {n: v.detach().requires_grad_(backward) for n, v in x.items()}
     begin = {n: v.detach().requires_grad_(backward) for n, v in first.items()}
-    out, last = rule(**leaves, initial_state=begin or None, return_state=True, **call)
+    pieces: list[dict[str, Tensor]] = []
+    last: object = begin or None
+    for at, end in pairwise([0, *cuts, next(iter(x.values())).shape[1]]):
+        piece = cut(rule, leaves, at, end) if cuts else leaves
+        out, last = rule(**piece, initial_state=last, return_state=True, **call)
+        pieces.append(parts(out))
+    out = {n: torch.cat([p[n] for p in pieces], 1) if cuts else v for n, v in pieces[0].items()}
     if between:
         rule(**x, initial_state=first or None, **{**call, "chunk_size": between})
     named = {**leaves, **{f"first {n}": v for n, v in begin.items()}}
-    seen = [y for y in (*parts(out).values(), *parts(last).values()) if y.requires_grad]
+    seen = [y for y in (*out.values(), *parts(last).values()) if y.requires_grad]
     if not backward or not seen:
-        return parts(out), parts(last), {}
+        return out, parts(last), {}
     generator = torch.Generator().manual_seed(7)
     loss = sum((y * torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)).sum() for y in seen)
     grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)  # type: ignore[arg-type]
     return (
-        parts(out),
+        out,
         parts(last),
         {n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(named.items(), grads, strict=True)},
     )

@@ -79,6 +79,23 @@ COUPLED = {
     "vectors": "state x[K], y[K]\ninput u[K], w[K], a in [-1, 1], b\n"
     "x = a*x - b*y + u\ny = b*prev(x) + a*y + w\noutput o = x .* y",
 }
+READ = "state S[V, K]\ninput q[K], k[K], v[V], a in (0, 1], b in [0, 1]\n"
+FROZEN = {
+    "error at the frozen state": READ + "S = S + b*(v - frozen(S, 16) k) k^T\noutput o = S q + frozen(S, 16) k",
+    "begins again from it": READ + "S = a*frozen(S, 32) + b*(v - S k) k^T\noutput o = S q",
+    "a decay from it": READ + "let g = sigmoid(dot(frozen(S, 16) k, v))\nS = g*S + b*v k^T\noutput o = S q",
+    "two lengths": "state S[V, K], R[V, K]\ninput q[K], k[K], v[V], a in (0, 1]\nS = a*S + (v - frozen(S, 16) k) k^T\n"
+    "R = a*R + (frozen(S, 16) k - frozen(R, 32) k) k^T\noutput o = S q + R q",
+    "momentum from it, transposed": "state W[K, V], M[V, K]\ninput q[K], k[K], v[V], a in (0, 1], m in [0, 1)\n"
+    "M = m*M + (v - tanh(frozen(W, 16)^T k)) k^T\nW = a*frozen(W, 16) + M^T\noutput o = W^T q",
+}
+# decays and systems of a frozen state, chunks that dots do not take, more state than registers hold: one token at a time
+BY_TOKENS = {
+    "a diagonal decay": READ + "S = S diag(sigmoid(frozen(S, 16)^T v)) + v k^T\noutput o = S q",
+    "a system": READ + "let g = sigmoid(dot(frozen(S, 16) k, v))\nS = g*S + b*(v - S k) k^T\noutput o = S q",
+    "chunks of 8": READ + "S = S + b*(v - frozen(S, 8) k) k^T\noutput o = S q",
+    "chunks of 24": READ + "S = S + b*(v - frozen(S, 24) k) k^T\noutput o = S q",
+}
 CALLS: list[dict[str, Any]] = [
     {"rule": "gated_delta", "packed": [1, 17, 0, 20], "sizes": {"V": 20}},
     {"rule": "kda", "packed": [16, 5]},
@@ -146,6 +163,16 @@ def test_without_states_in_memory(tmp_path: Path) -> None:
 
 def test_coupled_states(tmp_path: Path) -> None:
     right([{"rule": text, "length": 20, "sizes": {"V": 20}} for text in COUPLED.values()], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ttt_linear", "ttt_mlp", "titans", *FROZEN])
+def test_frozen_states(name: str, tmp_path: Path) -> None:
+    text = FROZEN.get(name, name)
+    right([{"rule": text, "packed": [5, 33, 0, 17], "tail": 2}, {"rule": text, "length": 41, "cuts": [7, 16, 20]}], tmp_path)
+
+
+def test_frozen_states_by_tokens(tmp_path: Path) -> None:
+    right([{"rule": text, "length": 37} for text in BY_TOKENS.values()], tmp_path)
 
 
 def test_decays_of_any_strength(tmp_path: Path) -> None:
