@@ -25,10 +25,12 @@ Kind = Literal[
     "level weights",  # [B, T, H, L]
     "channels",  # [B, T, D]
     "channel log decays",  # [B, T, D]
+    "rate column",  # [B, T, H, 1] in (0, 1)
     "bonus",  # [H, K]
+    "norm",  # [H, K], around 1
     "ridge",  # [H, K] float32, at least 0.25
 ]
-PER_HEAD = frozenset({"bonus", "ridge"})  # arguments without tokens
+PER_HEAD = frozenset({"bonus", "norm", "ridge"})  # arguments without tokens
 
 Constants = dict[str, float | bool]
 STATE: dict[str, tuple[str, ...]] = {"initial_state": ("HKV",)}
@@ -112,6 +114,9 @@ FLA: dict[str, Operator] = {
     ),
     "hgrn": _named(
         "hgrn", {"x": "channels", "g": "channel log decays"}, states={"initial_state": ("D",)}, omits="(1 - f)*x, log f"
+    ),
+    "ttt_linear": _named(
+        "ttt", {**_QKV, "w": "norm", "b": "bonus", "eta": "rate column"}, "ttt_linear", token=False, omits="lr beside eta"
     ),
     "log_linear": _named(
         "log_linear_attn", {**_QKV, "g": "log decay", "level_scales": "level weights"}, token=False, omits="log a"

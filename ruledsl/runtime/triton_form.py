@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 MAX_STATE = 256  # rows or columns of a state that a kernel holds
 MAX_WHOLE = 128  # of one that cannot come in blocks of rows
-MAX_FROZEN = 32768  # entries of all states and their frozen copies, which one program carries: half of the registers
+MAX_FROZEN = 1 << 16  # entries of all states and their frozen copies, which one program carries: as many as there are registers
 
 
 @dataclass(frozen=True, slots=True)

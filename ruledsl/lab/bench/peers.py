@@ -100,8 +100,8 @@ def _first(x: Any) -> Tensor:
 
 
 def _extents(shape: Shape, sizes: Mapping[str, int]) -> dict[str, int]:
-    """An operator's axes, by the names that rules give theirs."""
-    names = {"K": "KN", "V": "VP", "M": "M"}
+    """An operator's axes, by the names that rules give theirs; without a size for values they are as wide as keys."""
+    names = {"K": "KN", "V": "VPK", "M": "M"}
     found = {axis: next((sizes[n] for n in own if n in sizes), shape.size) for axis, own in names.items()}
     levels = (shape.length - 1).bit_length() + 1
     return {**found, "H": shape.heads, "L": levels, "D": shape.heads * found["K"]}
@@ -145,8 +145,12 @@ def _draw(kind: Kind, shape: Shape, extents: Mapping[str, int], dtype: torch.dty
             return normal("BTD").to(dtype)
         case "channel log decays":
             return logsigmoid(normal("BTD") + 3).to(dtype)
+        case "rate column":
+            return normal("BTH")[..., None].sigmoid().to(dtype)
         case "bonus":
             return normal("HK").to(dtype)
+        case "norm":
+            return (1 + 0.1 * normal("HK")).to(dtype)
         case "ridge":
             return normal("HK").abs() + 0.25
         case _:
