@@ -190,7 +190,9 @@ class Token:
             case typed.Rotate(x, angle):
                 return rotate(value(x), value(angle))
             case typed.Solve(matrix, right):
-                return torch.linalg.solve(value(matrix), value(right))
+                a = value(matrix)
+                # without a look at the result on a GPU, where that would wait for it and no graph could record it
+                return torch.linalg.solve_ex(a, value(right), check_errors=not a.is_cuda).result
             case typed.Total(body, name):
                 return self._total(body, name, turns(expr, self.rule, self.sizes, scope.loops), expr.type, scope)
             case typed.Grad(loss, wrt):

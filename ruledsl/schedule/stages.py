@@ -24,6 +24,7 @@ def row_sums(graph: Graph, memory: Collection[int], targets: list[int]) -> froze
     found = [i for i in made if graph.contracts_rows(i) or graph.reads_whole(i)]
     more = [i for i in made if graph.op(i) == "sum" and i not in found and graph.large(graph.args(i)[0])]
     most = MOST_SUMS - (len(more) >= MANY_SUMS or any(graph.op(i) in CHAINS for i in made))
+    most *= 64 // min(64, graph.program.chunk or 64)  # tiles of short chunks are small
     return frozenset(found if sum(map(graph.large, found)) > most else ())
 
 

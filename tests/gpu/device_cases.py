@@ -25,7 +25,7 @@ RULES = Path(__file__).resolve().parents[2] / "rules"
 CHUNKED = (
     "linear retention lightning ssd gated_linear gla gla_two_sided hgrn2 rwkv5 rwkv6 mission delta gated_delta "
     "delta_product gated_delta_product kda comba iplr dplr rwkv7 longhorn_exact "
-    "momentum_delta titans_linear linear_normalised gsa hgrn qrnn omega_linear mesa"
+    "momentum_delta titans_linear linear_normalised gsa hgrn qrnn omega_linear mesa ttt_linear titans"
 ).split()
 SCANNED = "rwkv4 mamba1 lru s4d hgrn qrnn mlstm abc mamba3".split()  # with scan kernels: backend "triton-scan"
 
