@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ruledsl.lang import typed
-from ruledsl.runtime import triton_token
+from ruledsl.runtime import registration, triton_token
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.errors import DtypeError, ShapeError, StateError
 from ruledsl.runtime.recurrent import head_values, token_values
 from ruledsl.runtime.state import Part, as_dict, check_part, pack, unpack
+from ruledsl.runtime.tape import MOST, Signature, Tape
 from ruledsl.runtime.token import Carry, Token
 
 
@@ -21,6 +23,63 @@ def one(token: Token, call: Call, carry: Carry) -> tuple[dict[str, Tensor], Carr
     """Outputs [B, H, (family...), rows, cols] and the next carry."""
     inputs = {name: x[:, 0] for name, x in token_values(token, call).items()}
     return token.step({**head_values(token, call), **inputs}, carry)
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A step by a kernel, done again with tensors that are alike: nothing is checked or looked up."""
+
+    tape: Tape
+    arguments: tuple[str, ...]  # inputs and params
+    states: tuple[str, ...]  # keys of those that the kernel works on: all but the position
+    outputs: tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
+
+    def __call__(self, given: Mapping[str, Tensor], pool: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Outputs by name, the new state by key."""
+        new = {key: torch.empty_like(x) for key, x in pool.items()}
+        outputs = {name: torch.empty(shape, dtype=dtype, device=self.tape.device) for name, shape, dtype in self.outputs}
+        values = [given[n] for n in self.arguments]
+        values += [table[key] for table in (pool, new) for key in self.states]
+        values += outputs.values()
+        values += [pool["t"]] if "t" in pool else []
+        with registration.on_device_of(values[0]):
+            self.tape.play(values)
+            if "t" in pool:
+                _advance(pool["t"], new["t"], None)
+        return outputs, new
+
+
+class Replays:
+    """Replays of one rule, by what they depend on."""
+
+    def __init__(self) -> None:
+        self._known: dict[Signature, Replay] = {}
+
+    def find(self, given: Mapping[str, Any], pool: Mapping[str, Tensor]) -> tuple[Replay | None, Signature | None]:
+        """The replay for these arguments and states, and the key for a new one; no key where a replay never serves."""
+        if not pool or torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+            return None, None
+        values = [*given.values(), *pool.values()]
+        key: list[object] = [*given, *pool, torch.is_grad_enabled()]
+        for x in values:
+            if type(x) not in _PLAIN:
+                return None, None
+            key += x.shape, x.stride(), x.dtype, x.device, x.data_ptr() % 16, x.requires_grad
+        if torch.is_autocast_enabled(x.device.type) or len(set(map(id, values))) < len(values):
+            return None, None
+        found = tuple(key)
+        return self._known.get(found), found
+
+    def add(self, key: Signature, replay: Replay, call: Call, given: Mapping[str, Tensor]) -> None:
+        """Not if the call works on copies of its arguments."""
+        own = {**call.inputs, **call.params}
+        if all(own[n].data_ptr() == given[n].data_ptr() for n in replay.arguments):
+            if len(self._known) >= MOST:
+                self._known.clear()
+            self._known[key] = replay
+
+
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 
 def fused(
@@ -32,9 +91,9 @@ def fused(
     slots: Tensor | None,
     out: Any,
     in_place: bool,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
-    """One token by a kernel: outputs [B, H, ...] by name and the new state by key, or None where only plain torch
-    serves: gradients, tracing, tensors that a kernel cannot work in."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Replay | None] | None:
+    """One token by a kernel: outputs [B, H, ...] by name, the new state by key, and how to do it again; or None where only plain
+    torch serves: gradients, tracing, tensors that a kernel cannot work in."""
     given = [*call.inputs.values(), *call.params.values(), *pool.values()]
     if torch.is_grad_enabled() and any(x.requires_grad for x in given):
         return None
@@ -61,7 +120,7 @@ def fused(
     outputs = {n: _result(out, n, len(types), t, call, slots) for n, t in types.items()}
     named = {triton_token.state_name(p): p.key for p in parts if p.kind != "t"}
     old, final = ({n: x[key] for n, key in named.items()} for x in (states, new))
-    triton_token.step(plan, call, old, final, states.get("t"), slots, outputs)
+    recorded = triton_token.step(plan, call, old, final, states.get("t"), slots, outputs)
     if "t" in states:
         _advance(states["t"], new["t"], slots)
     if out is not None:
@@ -69,7 +128,10 @@ def fused(
             target = out if isinstance(out, Tensor) else out.get(name)
             if target is not x:
                 write(out, x if isinstance(out, Tensor) else {name: x})
-    return outputs, new
+    if recorded is None or not fresh or out is not None:
+        return outputs, new, None
+    made = tuple((n, tuple(x.shape), x.dtype) for n, x in outputs.items())
+    return outputs, new, Replay(recorded, (*plan.form.inputs, *plan.form.params), tuple(named.values()), made)
 
 
 def _result(out: Any, name: str, count: int, type_: typed.Type, call: Call, slots: Tensor | None) -> Tensor:

@@ -28,7 +28,10 @@ def signature(tensors: list[Tensor]) -> Signature:
     not the same as two."""
     ids = [id(x) for x in tensors]
     twice = () if len(set(ids)) == len(ids) else tuple(map(ids.index, ids))
-    return *((x.shape, x.stride(), x.dtype, x.data_ptr() % 16) for x in tensors), twice, tensors[0].device
+    found: list[object] = [twice, tensors[0].device]
+    for x in tensors:
+        found += x.shape, x.stride(), x.dtype, x.data_ptr() % 16
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,10 @@ class Recordings:
 
     def __init__(self) -> None:
         self._known: dict[Signature, Tape | None] = {}
+
+    def known(self, key: Signature) -> Tape | None:
+        """The recording of that signature."""
+        return self._known.get(key)
 
     def run(self, key: Signature, given: list[Tensor], prepare: Callable[[], tuple[list[Tensor], Body]]) -> Tables:
         """What the call makes. `key`: the signature of all that decides about it; `given`: tensors that it works on.

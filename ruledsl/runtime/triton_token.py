@@ -408,10 +408,11 @@ def step(
     position: Tensor | None,
     slots: Tensor | None,
     outputs: Mapping[str, Tensor],
-) -> None:
+) -> tape.Tape | None:
     """One token: reads `states` and writes `final` (which may be the same), both [B or slots, H, ...] contiguous, by
     the token program's names, and `outputs` [B, H, ...] contiguous; `position` [B or slots] if the rule reads it. Rows
-    whose slot is negative are left alone."""
+    whose slot is negative are left alone. Returns the recording, if it can be played: of inputs, params, states, final,
+    outputs, position and slots."""
     form = plan.form
     rest = [*states.values(), *final.values(), *outputs.values(), *(x for x in (position, slots) if x is not None)]
 
@@ -425,8 +426,10 @@ def step(
         return [*x.values(), *rest], body
 
     given = [*(call.inputs[n] for n in form.inputs), *(call.params[n] for n in form.params), *rest]
+    signature = slots is None, *tape.signature(given)
     with registration.on_device_of(given[0]):
-        plan.recordings.run((slots is None, *tape.signature(given)), given, prepare)
+        plan.recordings.run(signature, given, prepare)
+    return plan.recordings.known(signature)
 
 
 __all__ = ["Compiled", "has_form", "prepare", "prepare_step", "run", "state_name", "step", "token_text"]
