@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ruledsl.runtime.errors import BackendError, SecondOrderError
+from ruledsl.runtime.tables import zeros
 
 Dims = Sequence[int | None]
 
@@ -130,12 +131,15 @@ class _Run(torch.autograd.Function):
         plan = _plan(ctx.key)
         saved = ctx.saved_tensors  # read once: checkpointing recomputes them on the first read only
         tensors, kept = saved[: ctx.count], saved[ctx.count :]
+        alone = _alone([*saved, *(g for g in grads if g is not None)])
         public = [
-            tensors[0].new_zeros(shape, dtype=dtype) if g is None else g
+            g if g is not None
+            else zeros(shape, dtype, saved[0].device) if alone
+            else saved[0].new_zeros(shape, dtype=dtype)
             for g, (shape, dtype) in zip(grads, ctx.shapes, strict=False)
-        ]
+        ]  # fmt: skip
         if torch.compiler.is_compiling() or not (_differentiable([*saved, *public]) or _transformed()):
-            call = _backward if _alone([*saved, *public]) else torch.ops.ruledsl.chunk_backward
+            call = _backward if alone else torch.ops.ruledsl.chunk_backward
             found = call(list(tensors), list(kept), public, ctx.key)
         else:
             found = _RunBackward.apply(ctx.key, len(tensors), len(kept), *tensors, *kept, *public)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ruledsl.chunk.program import PortKind, Program, ResultKind
+from ruledsl.chunk.program import PortKind, Program, ResultKind, Rows
 from ruledsl.chunk.systems import outer
 from ruledsl.schedule.attributes import integer
 from ruledsl.schedule.axes import Axes, axes
@@ -113,6 +113,10 @@ class Graph:
     def large(self, index: int) -> bool:
         """Neither a single row, nor a single column."""
         return 1 not in self.program.nodes[index].shape
+
+    def is_state(self, index: int) -> bool:
+        """A tile without an axis of tokens, like a state or its cotangent?"""
+        return self.large(index) and not any(isinstance(axis, Rows) for axis in self.program.nodes[index].shape)
 
     def has_gate(self, decay: int) -> bool:
         """Does a `decay_gate`, or anything of single columns, read the decay's level products?"""

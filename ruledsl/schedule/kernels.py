@@ -37,6 +37,7 @@ class Load(StrEnum):
     USUAL = "usual"
     ROWS = "rows"  # rows of the state in blocks, for products alone: the loads of the next block go ahead
     SUMS = "sums"  # rows of the state in blocks, for more than products
+    MANY = "many"  # the same with products, of more than two states
     SLIM = "slim"  # the gradients of Gram matrices and their decay, or many sums beside products: few columns
     HEAVY = "heavy"  # level products of many
 

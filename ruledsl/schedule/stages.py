@@ -14,6 +14,7 @@ from ruledsl.schedule.kernels import Load
 MOST_SUMS = 3  # products over state rows in one chunk kernel; one less beside decayed products, or the sums of a gate
 MOST_TOGETHER = 8  # products over state rows in a kernel that does nothing else
 MOST_GRAMS = 4  # products over columns in one chunk kernel that does anything else
+MOST_STATES = 2  # tiles of states that a kernel of 4 warps reads beside products
 LIGHT, HEAVY, MANY_SUMS = 1, 6, 4  # products, and sums, in one chunk kernel, see `load`; measured
 
 
@@ -126,7 +127,11 @@ def load(graph: Graph, memory: Collection[int], targets: list[int], rows: int | 
     that it visits in blocks."""
     made = graph.ancestors(targets, memory) - set(memory)
     if rows is not None and rows == graph.rows:
-        return Load.SUMS if any(_works_on_rows(graph, memory, i) for i in made) else Load.ROWS
+        if not any(_works_on_rows(graph, memory, i) for i in made):
+            return Load.ROWS
+        products = any(graph.op(i) == "dot" and graph.large(i) for i in made)
+        read = [i for i in graph.ancestors(targets, memory) if i in memory or graph.op(i) == "input"]
+        return Load.MANY if products and sum(map(graph.is_state, read)) > MOST_STATES else Load.SUMS
     levelled = sum(graph.op(i) in ("chain_gram", "chain_apply") for i in made)
     gates = any(graph.op(i) == "log_gate" and logged(graph.program.nodes[i])[0] for i in made)
     dots = [i for i in made if graph.op(i) == "dot" and graph.large(i)]

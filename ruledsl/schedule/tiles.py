@@ -34,6 +34,7 @@ class Tiles:
     usual: Loop
     rows: Loop
     sums: Loop
+    many: Loop
     slim: Loop
     heavy: Loop
 
@@ -59,7 +60,7 @@ _MEASURED = {
     64: {"rows": Loop(8, 32, 3), "slim": Loop(4, 16, 2)},
     32: {
         "light": Loop(2, 64, 2), "usual": Loop(4, 64, 3), "rows": Loop(4, 64, 2), "sums": Loop(4, 64, 1),
-        "slim": Loop(2, 16, 2), "heavy": Loop(8, 64, 2),
+        "many": Loop(8, 64, 1), "slim": Loop(2, 16, 2), "heavy": Loop(8, 64, 2),
     },
 }  # fmt: skip
 
@@ -87,7 +88,7 @@ def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: 
     found = []
     for b in (b for b in (block, 16) if b <= block):
         rows = replace(usual, side=b)
-        safe = dict.fromkeys(LOADS, usual) | {"rows": rows, "sums": rows, "slim": replace(usual, side=32)}
+        safe = dict.fromkeys(LOADS, usual) | {"rows": rows, "sums": rows, "many": replace(rows, warps=8), "slim": replace(usual, side=32)}
         serial = [Loop(4, b, s) for s in ((3, 2, 1) if operand_bytes == 2 and chunk < 64 else (2, 1))]
         found += [safe | loops | {"serial": s} for s in serial for loops in (measured, {})]
     return tuple(dict.fromkeys(Tiles(c, **loops) for c in lengths for loops in found))
@@ -113,7 +114,7 @@ def alternatives(programs: Iterable[Program], sizes: Mapping[str, int]) -> dict[
     return {
         "chunk": tuple(c for c in (16, 32, 64) if c <= most),
         "serial": tuple(Loop(w, b, s) for w, b, s in ((4, 16, 2), (4, 32, 2), (4, 64, 2), (4, 64, 3), (8, 64, 1), (8, 64, 2))),
-        **dict.fromkeys(("slim", "heavy", "sums", "rows"), gradient),
+        **dict.fromkeys(("slim", "heavy", "many", "sums", "rows"), gradient),
         **dict.fromkeys(("usual", "light"), (Loop(2, 64, 2), Loop(4, 64, 2), Loop(4, 64, 3), Loop(8, 64, 1))),
     }
 

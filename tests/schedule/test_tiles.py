@@ -16,6 +16,8 @@ from ruledsl.schedule.tiles import LOADS, Loop, Tiles, alike, alternatives, narr
 TOP = "state S[V, K]\ninput q[K], k[K], v[V], a[K] in [0.01, 1], g in (-inf, 0], b in [0, 1]\n"
 PLAIN = TOP + "S = S + v k^T\noutput o = S q"
 READS = TOP + "S = exp(g)*S\nS = S + b*(v - S k) k^T\noutput o = S q"
+COUPLED = "state S[V, K], M[V, K]\ninput q[K], k[K], v[V], a in (0, 1], m in [0, 1], b in [0, 1]\n" \
+    "M = m*M + b*(v - S k) k^T\nS = a*S + M\noutput o = S q"
 DIAGONAL = TOP + "S = S diag(a)\nS = S + b*(v - S k) k^T\noutput o = S q"
 
 
@@ -70,6 +72,7 @@ def test_a_search_tries_fields_that_there_are() -> None:
     [
         (READS, {"gradients_sums": Load.SUMS, "gradients": Load.ROWS, "gradients_2": Load.SLIM}),
         (TOP + "S = S + b*(v - S k) k^T\noutput o = S q", {"gradients": Load.ROWS, "gradients_2": Load.USUAL}),
+        (COUPLED, {"gradients_sums": Load.SUMS, "gradients": Load.MANY}),
         (DIAGONAL, {"forward_prepare": Load.USUAL, "gradients": Load.SUMS, "gradients_2": Load.SLIM}),
     ],
 )

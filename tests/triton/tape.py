@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import ruledsl
+from ruledsl.runtime import decode, triton_backend
 from ruledsl.runtime.tape import Tape
 
 DELTA = "state S[V, K]\ninput q[K], k[K] unit, v[V], b in [0, 1]\nS = S + b*(v - S k) k^T\noutput o = S q"
@@ -167,6 +168,41 @@ def freed() -> None:
         del o
         assert {x.untyped_storage().data_ptr() for x in alive()} <= results
     assert peaks[2] <= peaks[0], peaks
+
+
+def steps() -> None:
+    """Decoding: a step like one before is played, whatever came between, and one that differs in anything is not."""
+    triton_backend.steps_on = lambda device: True
+    text = (
+        "state S[V, K], z\ninput q[K], k[K], v[V], b in [0, 1]\nparam w[K]\nS = S + b*(v - S prev(k)) (k .* w)^T\n"
+        "z = where(mod(t, 3) == 0, 0, 1)*z + b\noutput o = S q\noutput y = z"
+    )
+    rule, x, w = ruledsl.load(text), data(7, tokens=9), torch.rand(2, 16)
+    replays: list[int] = []
+    real = decode.Replay.__call__
+
+    def counted(*given: Any) -> Any:
+        replays.append(at)
+        return real(*given)
+
+    decode.Replay.__call__ = counted  # type: ignore[method-assign]
+    state: Any = None
+    wanted: Any = None
+    for at in range(9):
+        own = {n: t[:, at].contiguous() for n, t in x.items()}
+        if at == 4:
+            own["q"] = torch.stack([own["q"], own["q"]], -1)[..., 0]
+        if at == 5:
+            own["v"].requires_grad_()
+        with torch.set_grad_enabled(at == 5):
+            found, state = rule.step(state, w=w, **own)
+        y, wanted = rule.step(wanted, w=w.double(), **{n: t.detach().double() for n, t in own.items()})
+        same(found["o"], y["o"], f"o of token {at}")
+        same(found["y"], y["y"], f"y of token {at}")
+        state = {n: t.detach() for n, t in state.items()}
+    assert replays == [2, 3, 6, 7, 8], replays
+    for n, t in wanted.items():
+        same(state[n].double(), t.double(), n)
 
 
 if __name__ == "__main__":
