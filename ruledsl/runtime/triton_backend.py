@@ -25,13 +25,14 @@ Compiled = triton_chunked.Compiled | triton_scan.Compiled | triton_token.Compile
 def is_default(rule: Rule, device: str, sizes: Mapping[str, int] | None) -> bool:
     if device != "cuda" or triton_chunked.missing() or rule.in_double:
         return False
-    return _has_chunks(rule, None) or triton_token.has_form(rule)
+    found = rule.chunkable()
+    return (not isinstance(found, str) and found.kernels) or triton_token.has_form(rule)
 
 
 def prepare(rule: Rule, setting: Setting) -> Compiled:
     """Generate kernels and register them. BackendError: the rule has no form, or not here."""
     sizes = dict(setting.sizes)
-    if takes_chunks(rule, sizes):
+    if takes_chunks(rule, setting):
         return triton_chunked.prepare(rule, setting)
     if triton_scan.has_form(rule, sizes):
         return triton_scan.prepare(rule, setting)
@@ -44,17 +45,13 @@ def run(plan: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None) -> 
     return triton_token.run(plan, call, carry, cu_seqlens)
 
 
-def takes_chunks(rule: Rule, sizes: dict[str, int]) -> bool:
+def takes_chunks(rule: Rule, setting: Setting) -> bool:
     """Is a rule run by chunk kernels?"""
-    return _has_chunks(rule, sizes) and not (only_vectors(rule.typed) and triton_scan.has_form(rule, sizes))
-
-
-def _has_chunks(rule: Rule, sizes: dict[str, int] | None) -> bool:
-    """A chunk form that chunk kernels take, at these sizes where they are known."""
+    sizes = dict(setting.sizes)
     found = rule.chunkable(sizes)
-    if isinstance(found, str) or not found.kernels:
+    if isinstance(found, str) or not found.kernels or (only_vectors(rule.typed) and triton_scan.has_form(rule, sizes)):
         return False
-    return sizes is None or found.program.chunk is None or triton_form.holds_frozen(found.program, sizes)
+    return found.program.chunk is None or triton_form.holds_frozen(found.program, setting)
 
 
 def prepare_step(rule: Rule, setting: Setting) -> triton_token.StepPlan | None:

@@ -70,12 +70,11 @@ def _kernels(
     """Of the forward and of the backward pass; None for a rule without chunk kernels."""
     sizes = shape.sizes(rule)
     found = rule.chunkable(sizes)
-    if isinstance(found, str) or not takes_chunks(rule, sizes):
+    setting = Setting(tuple(sorted(sizes.items())), shape.heads, torch.float32, dtype, place)
+    if isinstance(found, str) or not takes_chunks(rule, setting):
         return None
     try:
-        form = form_of(
-            rule, found, Setting(tuple(sorted(sizes.items())), shape.heads, torch.float32, dtype, place)
-        )
+        form = form_of(rule, found, setting)
     except Unsupported:
         return None
     by_name = dict(zip(("forward", "gradient"), form.programs, strict=True))

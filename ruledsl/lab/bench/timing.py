@@ -59,7 +59,7 @@ class Watch:
         return statistics.median(start.elapsed_time(end) for start, end in pairs)
 
     def captured(self, call: Callable[[], object]) -> Callable[[], object] | None:
-        """The call as a CUDA graph, replayed; None where there are none."""
+        """The call as a CUDA graph, replayed; None where there are none, or the call does what none can hold."""
         if self.device.type != "cuda":
             return None
         beside = torch.cuda.Stream(self.device)
@@ -69,8 +69,12 @@ class Watch:
                 call()
         torch.cuda.current_stream(self.device).wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            call()
+        try:
+            with torch.cuda.graph(graph):
+                call()
+        except RuntimeError:
+            torch.cuda.synchronize(self.device)
+            return None
         return graph.replay
 
     def copy_rate(self) -> float:
@@ -146,7 +150,7 @@ def decode(subject: Subject, watch: Watch) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One token of `batch` sequences, milliseconds. `graph_ms`: as a captured CUDA graph, None where there are none."""
+    """One token of `batch` sequences, milliseconds. `graph_ms`: as a captured CUDA graph, None as in `Watch.captured`."""
 
     batch: int
     eager_ms: float

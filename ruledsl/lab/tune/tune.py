@@ -129,10 +129,10 @@ def _open(
     found = rule.chunkable(sizes)
     if isinstance(found, str):
         raise BackendError(f"{found}: kernels that take single tokens have no tiles to choose")
-    if not takes_chunks(rule, sizes):
-        raise BackendError("the rule is not run by chunk kernels: there are no tiles to choose")
     out = DTYPES[dtype]
     setting = Setting(tuple(sorted(sizes.items())), shape.heads, torch.float32, out, device)
+    if not takes_chunks(rule, setting):
+        raise BackendError("the rule is not run by chunk kernels: there are no tiles to choose")
     try:
         form = form_of(rule, found, setting)
     except Unsupported as error:
