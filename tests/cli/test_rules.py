@@ -98,7 +98,7 @@ def test_the_command_lists_every_rule_with_the_committed_marks() -> None:
         kernels = runs(judge(load_source(path))).kernels
         expected = marks.marks(path.stem, path.read_text(encoding="utf-8"), files, kernels)
         assert " ".join(lines[path.stem].split()).endswith(" ".join(expected))
-    assert "chunk" in lines["titans"].split() and not runs(judge(load_source(ROOT / "rules/titans.rule"))).kernels
+    assert "chunk" in lines["based"].split() and not runs(judge(load_source(ROOT / "rules/based.rule"))).kernels
     assert "scan" in lines["mamba1"].split() and "chunk" in lines["delta"].split() and "tokens" in lines["gru"].split()
 
 

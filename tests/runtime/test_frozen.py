@@ -16,6 +16,8 @@ from ruledsl.runtime import layout
 from ruledsl.runtime.errors import BackendError, SecondOrderError
 from ruledsl.runtime.rule import Rule, load
 from ruledsl.runtime.sample import sample_states
+from ruledsl.runtime.setting import Setting
+from ruledsl.runtime.triton_backend import takes_chunks
 
 OUTPUT, GRADIENT = 1e-9, 1e-8
 RULES = ("ttt_linear", "ttt_mlp", "titans", "case_46b")
@@ -274,6 +276,24 @@ def test_what_is_kept_is_a_state_for_each_chunk() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         r(**x, initial_state=first, backend="torch")
     assert max(held) == 256 // 16 * 4 * 16 * 16
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "dtype", "chunks"),
+    [
+        ("ttt_linear", 128, torch.bfloat16, True),
+        ("ttt_linear", 256, torch.bfloat16, False),  # more states than registers
+        ("titans", 32, torch.float32, True),
+        ("titans", 32, torch.bfloat16, False),  # two layers
+        ("titans", 64, torch.float32, False),
+        ("two lengths", 64, torch.bfloat16, False),  # chunks of 4 tokens
+        ("a stratum that is not frozen", 64, torch.float32, False),
+    ],
+)
+def test_which_kernels_take_it(name: str, size: int, dtype: torch.dtype, chunks: bool) -> None:
+    r = named(name)
+    setting = Setting(tuple((s, size) for s in r.typed.sizes), 2, torch.float32, dtype, torch.device("cuda"))
+    assert takes_chunks(r, setting) is chunks
 
 
 @pytest.mark.parametrize("chunk_size", [8, 16, 32])
