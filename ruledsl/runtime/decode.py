@@ -55,6 +55,10 @@ class Replays:
     def __init__(self) -> None:
         self._known: dict[Signature, Replay] = {}
 
+    def __reduce__(self) -> tuple[type[Replays], tuple[()]]:
+        """Copied and pickled without its replays: compiled kernels stay in their process."""
+        return Replays, ()
+
     def find(self, given: Mapping[str, Any], pool: Mapping[str, Tensor]) -> tuple[Replay | None, Signature | None]:
         """The replay for these arguments and states, and the key for a new one; no key where a replay never serves."""
         if not pool or torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:

@@ -103,7 +103,7 @@ def zeros(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor
     return _zeros(shape, dtype, device) if shape.numel() <= KEPT else torch.zeros(shape, dtype=dtype, device=device)
 
 
-KEPT = 1 << 18  # numbers
+KEPT = 1 << 16  # numbers
 
 
 @_kept

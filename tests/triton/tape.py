@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 import weakref
 from collections.abc import Iterator
@@ -201,6 +203,7 @@ def steps() -> None:
         same(found["y"], y["y"], f"y of token {at}")
         state = {n: t.detach() for n, t in state.items()}
     assert replays == [2, 3, 6, 7, 8], replays
+    assert pickle.loads(pickle.dumps(rule)).hash == copy.deepcopy(rule).hash == rule.hash
     for n, t in wanted.items():
         same(state[n].double(), t.double(), n)
 
