@@ -81,7 +81,8 @@ def tiles(programs: Iterable[Program], sizes: Mapping[str, int], operand_bytes: 
     chunk = 64 if small and not costly else 16 if operand_bytes == 4 and wide > 128 else 32
     chunk = min(chunk, most)
     block = 64 if small else 32 if wide <= 128 else 16
-    lengths = [c for c in (64, 32, 16) if c <= chunk]
+    own = programs[0].chunk  # of states that are frozen for so long
+    lengths = [own] if own else [c for c in (64, 32, 16) if c <= chunk]
     measured = _MEASURED[max(32, chunk)] if small else {}
     usual = Loop(4 if small and chunk < 64 else 8, 64, 1)
 
@@ -109,10 +110,11 @@ def narrowed(tiles: Tiles, sequences: int, tokens: int, heads: int, rows: int, u
 
 def alternatives(programs: Iterable[Program], sizes: Mapping[str, int]) -> dict[str, tuple[int | Loop, ...]]:
     """Values of each field of `Tiles` that a search tries, the field that matters most first."""
-    most = longest(tuple(programs), sizes)
+    programs = tuple(programs)
+    own, most = programs[0].chunk, longest(programs, sizes)
     gradient = tuple(Loop(w, n, s) for w, n, s in ((2, 16, 2), (2, 32, 2), (4, 64, 1), (4, 64, 2), (8, 64, 1), (8, 64, 2)))
     return {
-        "chunk": tuple(c for c in (16, 32, 64) if c <= most),
+        "chunk": (own,) if own else tuple(c for c in (16, 32, 64) if c <= most),
         "serial": tuple(Loop(w, b, s) for w, b, s in ((4, 16, 2), (4, 32, 2), (4, 64, 2), (4, 64, 3), (8, 64, 1), (8, 64, 2))),
         **dict.fromkeys(("slim", "heavy", "many", "sums", "rows"), gradient),
         **dict.fromkeys(("usual", "light"), (Loop(2, 64, 2), Loop(4, 64, 2), Loop(4, 64, 3), Loop(8, 64, 1))),

@@ -16,8 +16,10 @@ from ruledsl.schedule.tiles import LOADS, Loop, Tiles, alike, alternatives, narr
 TOP = "state S[V, K]\ninput q[K], k[K], v[V], a[K] in [0.01, 1], g in (-inf, 0], b in [0, 1]\n"
 PLAIN = TOP + "S = S + v k^T\noutput o = S q"
 READS = TOP + "S = exp(g)*S\nS = S + b*(v - S k) k^T\noutput o = S q"
-COUPLED = "state S[V, K], M[V, K]\ninput q[K], k[K], v[V], a in (0, 1], m in [0, 1], b in [0, 1]\n" \
+COUPLED = (
+    "state S[V, K], M[V, K]\ninput q[K], k[K], v[V], a in (0, 1], m in [0, 1], b in [0, 1]\n"
     "M = m*M + b*(v - S k) k^T\nS = a*S + M\noutput o = S q"
+)
 DIAGONAL = TOP + "S = S diag(a)\nS = S + b*(v - S k) k^T\noutput o = S q"
 
 
@@ -65,6 +67,12 @@ def test_a_search_tries_fields_that_there_are() -> None:
     found = alternatives(programs(READS), {"K": 128, "V": 128})
     assert set(found) == {"chunk", *LOADS}
     assert set(LOADS) == {"serial", *Load}
+
+
+def test_chunks_are_as_long_as_states_are_frozen() -> None:
+    frozen = programs(TOP + "S = S + b*(v - frozen(S, 16) k) k^T\noutput o = S q")
+    assert {t.chunk for t in tiles(frozen, {"K": 128, "V": 128}, 2)} == {16}
+    assert alternatives(frozen, {"K": 128, "V": 128})["chunk"] == (16,)
 
 
 @pytest.mark.parametrize(
