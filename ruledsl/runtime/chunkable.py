@@ -39,15 +39,18 @@ class Chunkable:
             return False
         graph = Graph(self.program)
         needed: list[int] = []
+        gates: list[int] = []
         for node in self.program.nodes:
             match node.op:
                 case "solve":
                     needed.append(node.args[0])
                 case "conjugate":
                     needed += node.args
-                case "gram" | "gram_apply" | "cumprod":
-                    gates = node.args if node.op == "cumprod" else node.args[2:]
-                    needed += [a for a in gates if self.program.nodes[a].shape[1] != 1]
+                case "gram" | "gram_apply":
+                    gates += node.args[2:]
+                case "cumprod":
+                    gates += node.args
+        needed += [a for a in gates if self.program.nodes[a].shape[1] != 1]
         return not graph.ancestors(needed).isdisjoint(graph.ports(PortKind.STATE).values())
 
 

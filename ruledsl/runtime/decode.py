@@ -15,7 +15,7 @@ from ruledsl.runtime.bind import Call
 from ruledsl.runtime.errors import DtypeError, ShapeError, StateError
 from ruledsl.runtime.recurrent import head_values, token_values
 from ruledsl.runtime.state import Part, as_dict, check_part, pack, unpack
-from ruledsl.runtime.tape import MOST, Signature, Tape
+from ruledsl.runtime.tape import Signature, Tape, keep, signature
 from ruledsl.runtime.token import Carry, Token
 
 
@@ -30,6 +30,7 @@ class Replay:
     """A step by a kernel, done again with tensors that are alike: nothing is checked or looked up."""
 
     tape: Tape
+    parts: tuple[Part, ...]
     arguments: tuple[str, ...]  # inputs and params
     states: tuple[str, ...]  # keys of those that the kernel works on: all but the position
     outputs: tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
@@ -61,16 +62,12 @@ class Replays:
 
     def find(self, given: Mapping[str, Any], pool: Mapping[str, Tensor]) -> tuple[Replay | None, Signature | None]:
         """The replay for these arguments and states, and the key for a new one; no key where a replay never serves."""
-        if not pool or torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
-            return None, None
         values = [*given.values(), *pool.values()]
-        key: list[object] = [*given, *pool, torch.is_grad_enabled()]
-        for x in values:
-            if type(x) not in _PLAIN:
-                return None, None
-            key += x.shape, x.stride(), x.dtype, x.device, x.data_ptr() % 16, x.requires_grad
-        if torch.is_autocast_enabled(x.device.type) or len(set(map(id, values))) < len(values):
+        if not pool or not registration.alone(values) or torch.is_autocast_enabled(values[0].device.type):
             return None, None
+        key = [*given, *pool, torch.is_grad_enabled(), *signature(values)]
+        for x in values:
+            key += x.device, x.requires_grad
         found = tuple(key)
         return self._known.get(found), found
 
@@ -78,12 +75,7 @@ class Replays:
         """Not if the call works on copies of its arguments."""
         own = {**call.inputs, **call.params}
         if all(own[n].data_ptr() == given[n].data_ptr() for n in replay.arguments):
-            if len(self._known) >= MOST:
-                self._known.clear()
-            self._known[key] = replay
-
-
-_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+            keep(self._known, key, replay)
 
 
 def fused(
@@ -135,7 +127,7 @@ def fused(
     if recorded is None or not fresh or out is not None:
         return outputs, new, None
     made = tuple((n, tuple(x.shape), x.dtype) for n, x in outputs.items())
-    return outputs, new, Replay(recorded, (*plan.form.inputs, *plan.form.params), tuple(named.values()), made)
+    return outputs, new, Replay(recorded, parts, (*plan.form.inputs, *plan.form.params), tuple(named.values()), made)
 
 
 def _result(out: Any, name: str, count: int, type_: typed.Type, call: Call, slots: Tensor | None) -> Tensor:

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ruledsl.runtime.errors import BackendError, SecondOrderError
-from ruledsl.runtime.tables import zeros
 
 Dims = Sequence[int | None]
 
@@ -131,15 +130,12 @@ class _Run(torch.autograd.Function):
         plan = _plan(ctx.key)
         saved = ctx.saved_tensors  # read once: checkpointing recomputes them on the first read only
         tensors, kept = saved[: ctx.count], saved[ctx.count :]
-        alone = _alone([*saved, *(g for g in grads if g is not None)])
         public = [
-            g if g is not None
-            else zeros(shape, dtype, saved[0].device) if alone
-            else saved[0].new_zeros(shape, dtype=dtype)
+            tensors[0].new_zeros(shape, dtype=dtype) if g is None else g
             for g, (shape, dtype) in zip(grads, ctx.shapes, strict=False)
-        ]  # fmt: skip
+        ]
         if torch.compiler.is_compiling() or not (_differentiable([*saved, *public]) or _transformed()):
-            call = _backward if alone else torch.ops.ruledsl.chunk_backward
+            call = _backward if alone([*saved, *public]) else torch.ops.ruledsl.chunk_backward
             found = call(list(tensors), list(kept), public, ctx.key)
         else:
             found = _RunBackward.apply(ctx.key, len(tensors), len(kept), *tensors, *kept, *public)
@@ -210,11 +206,11 @@ def run(key: str, tensors: list[Tensor]) -> list[Tensor]:
 
 
 def _called(tensors: list[Tensor], key: str) -> list[Tensor]:
-    call = _forward if _alone(tensors) else torch.ops.ruledsl.chunk_forward
+    call = _forward if alone(tensors) else torch.ops.ruledsl.chunk_forward
     return call(tensors, key)
 
 
-def _alone(tensors: Sequence[Tensor]) -> bool:
+def alone(tensors: Sequence[Tensor]) -> bool:
     """Plain tensors and nobody who wants to see the operator: it is called as a function, which saves the host two dispatches."""
     if torch.compiler.is_compiling() or _transformed() or torch._C._len_torch_dispatch_stack():
         return False

@@ -31,7 +31,7 @@ from ruledsl.runtime.errors import DeviceError, DtypeError, ShapeError
 from ruledsl.runtime.op import default_backend, prepare_sequence, prepare_step, prepared, remember
 from ruledsl.runtime.scannable import larger, scannable
 from ruledsl.runtime.spec import RuleSpec, spec_of
-from ruledsl.runtime.state import State, as_dict, close_axes, pack, state_parts, unpack
+from ruledsl.runtime.state import Part, State, as_dict, close_axes, is_plain, pack, state_parts, unpack
 from ruledsl.runtime.token import Token
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Rule:
         pool = as_dict(self.typed, state, "state")
         replay, key = self._replays.find(tensors, pool) if slots is None and out is None else (None, None)
         if replay is not None:
-            return self._stepped(*replay(tensors, pool))  # type: ignore[arg-type]
+            return self._stepped(replay.parts, *replay(tensors, pool))  # type: ignore[arg-type]
         if slots is not None:
             decode.check_slots(slots, pool)
         call = self._bind_token(_autocast(self.spec, tensors), self._declared(pool), "state")
@@ -156,7 +156,7 @@ class Rule:
                 outputs, new_pool, replay = done
                 if key is not None and replay is not None:
                     self._replays.add(key, replay, call, tensors)  # type: ignore[arg-type]
-                found, new_state = self._stepped(outputs, new_pool)
+                found, new_state = self._stepped(ready.parts, outputs, new_pool)
                 return (found if out is None else out), (state if in_place else new_state)  # type: ignore[return-value]
         given = pool if slots is None else decode.gather(pool, slots)
         carry = unpack(ready.token, ready.parts, given, call.batch, "state")
@@ -171,11 +171,11 @@ class Rule:
             result = decode.write(out, result)
         return result, new
 
-    def _stepped(self, outputs: dict[str, Tensor], pool: dict[str, Tensor]) -> tuple[Any, State]:
+    @staticmethod
+    def _stepped(parts: tuple[Part, ...], outputs: dict[str, Tensor], pool: dict[str, Tensor]) -> tuple[Any, State]:
         """What a kernel made of a token, as the caller sees it."""
         found = next(iter(outputs.values())) if len(outputs) == 1 else outputs
-        plain = [*pool] == [s.name for s in self.spec.states[:1]]
-        return found, next(iter(pool.values())) if plain else pool
+        return found, pool[parts[0].key] if is_plain(parts) else pool
 
     def init_state(
         self,

@@ -96,16 +96,3 @@ def pieces(bounds: Tensor, tokens: int, count: int) -> tuple[Tensor, Tensor, Ten
 def filled(value: float, heads: int, device: torch.device) -> Tensor:
     """A number for every head, float64 [H]."""
     return torch.full((heads,), value, dtype=torch.float64, device=device)
-
-
-def zeros(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """To be read only: small ones are kept."""
-    return _zeros(shape, dtype, device) if shape.numel() <= KEPT else torch.zeros(shape, dtype=dtype, device=device)
-
-
-KEPT = 1 << 16  # numbers
-
-
-@_kept
-def _zeros(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.zeros(shape, dtype=dtype, device=device)

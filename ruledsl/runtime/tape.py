@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-MOST = 256  # recordings of one owner
+MOST = 256  # of one owner
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 Signature = tuple[object, ...]
 Tables = tuple[dict[str, Tensor], ...]  # what a call makes, by name
@@ -32,6 +34,13 @@ def signature(tensors: list[Tensor]) -> Signature:
     for x in tensors:
         found += x.shape, x.stride(), x.dtype, x.data_ptr() % 16
     return tuple(found)
+
+
+def keep(known: dict[Key, Value], key: Key, value: Value) -> None:
+    """Put it in, after all others are forgotten where there are too many."""
+    if len(known) >= MOST:
+        known.clear()
+    known[key] = value
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +116,8 @@ class Recordings:
         seen, body = prepare()
         recorder = Recorder(seen)
         found = body(recorder)
-        if len(self._known) >= MOST:
-            self._known.clear()
         copied = any(x.data_ptr() != y.data_ptr() for x, y in zip(given, seen, strict=True))
-        self._known[key] = None if copied else recorder.tape(found)
+        keep(self._known, key, None if copied else recorder.tape(found))
         return found
 
 

@@ -243,8 +243,6 @@ class TokenPlan:
         return found
 
     def _gradient(self, name: str, found: Tensor, like: Tensor) -> Tensor:
-        if found.dtype == like.dtype and found.numel() == like.numel():
-            return found.view(like.shape)
         if name in self.form.partial:
             found = found.sum(0)
         if name in self.form.inputs:
