@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # each stage imports what it needs when it runs: a check loads nothing from the chunk floor on
@@ -129,10 +130,14 @@ def schedule(
     return plan(forward, backward, target(device), sizes, chunk)
 
 
-def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, int]) -> tuple[Program, Program]:
-    """The forward and gradient programs that Triton kernels are cut from. Raises UnsupportedForm and Unsupported."""
+def kernel_programs(
+    token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, int], begins: bool = False
+) -> tuple[Program, Program]:
+    """The forward and gradient programs that Triton kernels are cut from. `begins`: of a rule that freezes states, for sequences
+    from their first token on, see `chunk.from_start`. Raises UnsupportedForm and Unsupported."""
     from ruledsl.chunk.by_products import by_products
     from ruledsl.chunk.differentiate import differentiate
+    from ruledsl.chunk.from_start import carried, from_start
     from ruledsl.chunk.pull_scales import pull_scales
     from ruledsl.chunk.simplify import PASSES, simplify
     from ruledsl.chunk.systems import solved
@@ -146,14 +151,15 @@ def kernel_programs(token: TokenForm, unrolled: typed.Rule, sizes: Mapping[str, 
     program = chunk(by_products(token), unrolled, sizes)
     if len(program.nodes) > MOST_KERNEL_NODES:
         raise unsupported(f"a token of more than {MOST_KERNEL_NODES:,} operations has no Triton form")
-    program = row_products(program)
+    program = row_products(from_start(program) if begins else program)
     first, *rest = PASSES
     forward, backward = (
         without_slots(simplify(solved(p), (first, pull_scales, *rest)))
-        for p in (program, differentiate(program, keep_states=True))
+        for p in (program, differentiate(carried(program), keep_states=True))
     )
     bounds = {s.name: s.interval.low for s in unrolled.symbols if s.interval is not None}
-    return scale_rows(forward), gather_gates(scale_rows(swap_rows(backward)), bounds)
+    forward, backward = scale_rows(forward), gather_gates(scale_rows(swap_rows(backward)), bounds)
+    return replace(forward, begins=begins), replace(backward, begins=begins)
 
 
 def kernels(

@@ -129,6 +129,7 @@ class Program:
     results: tuple[Result, ...]
     types: tuple[tuple[str, Type], ...] = ()  # declared types of inputs, params, states and outputs, for the caller
     chunk: int | None = None  # the only chunk length it is right for (states are frozen), from position 0 on; None: any
+    begins: bool = False  # of such a length: sequences begin at a multiple of it, see `from_start`
 
     def port(self, node: Node) -> Port:
         """Where an `input` node's tile comes from."""

@@ -137,7 +137,8 @@ def _serial(body: Body, inner: list[str]) -> list[str]:
     for c in kernel.carries:
         name, o = held[c.enter]
         lines.append(f"{name} = {memory.load_state(c.enter, f'initial_{safe(c.state)}', o)}")
-    loop = [*(_OF_CHUNK if body.frame.program.chunk else _BY_LENGTH), *_TOKENS]
+    program = body.frame.program
+    loop = [*(_OF_CHUNK if program.chunk and not program.begins else _BY_LENGTH), *_TOKENS]
     for c in kernel.carries:
         name, o = held[c.enter]
         if c.keep:
@@ -150,5 +151,5 @@ def _serial(body: Body, inner: list[str]) -> list[str]:
         lines += ["for back in range(0, end - begin):", "    chunk = end - 1 - back"]
     else:
         lines += ["for chunk in range(begin, end):"]
-    lines += [f"    {line}" for line in loop]
+    lines += [f"    {line}" for line in ["closes = tl.full((1, 1), end - 1, tl.int64) == chunk", *loop]]
     return lines + [memory.store_state(c.enter, f"final_{safe(c.state)}", *held[c.enter]) for c in kernel.carries]

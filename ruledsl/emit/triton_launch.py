@@ -155,6 +155,9 @@ def _allocate(d: Definition, made: set[str]) -> list[str]:
         if name in made:
             continue
         made.add(name)
+        if r.kind is ResultKind.STATE:
+            lines.append(f'{name} = torch.clone(initial["{r.name}"])  # a sequence without tokens keeps it')
+            continue
         axes = [dim_text(dim) for dim in result_type(frame, r).dims]
         if d.tensors[name] is TensorKind.PARTIAL:
             shape = ", ".join(["count", "H", *axes])
@@ -245,6 +248,9 @@ def _returned(definitions: Sequence[Definition], program: str) -> tuple[dict[str
     states: dict[str, str] = {}
     for d in definitions:
         for r in d.kernel.results:
+            if r.kind is ResultKind.STATE:
+                states[r.name] = result_name(r)
+                continue
             found[r.name if r.kind is ResultKind.OUTPUT or r.port is None else tensor_key(r.port)] = result_name(r)
         if d.kernel.program == program and d.kernel.reverse == (program == "gradient"):
             states |= {c.state: f"{d.kernel.name}_{safe(c.state)}" for c in d.kernel.carries}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ruledsl.chunk.program import PortKind, Result, Rows
+from ruledsl.chunk.program import PortKind, Result, ResultKind, Rows
 from ruledsl.emit.triton_expression import product, total
 from ruledsl.emit.triton_frame import Frame, sides
 from ruledsl.emit.triton_names import cotangent_name, member_offset, pointer, result_name, safe, tensor_name
@@ -31,6 +31,7 @@ class TensorKind(StrEnum):
     BUFFER = "buffer"  # between kernels, by chunk and head
     RESULT = "result"  # by token and head, contiguous
     PARTIAL = "partial"  # a gradient by chunk and head, for the caller to add up
+    FINAL = "final"  # a state that every chunk makes anew: the last one's, by sequence and head
 
 
 @dataclass(slots=True)
@@ -139,9 +140,12 @@ class Memory:
         return self._store(self._state_pointer(index, name, orientation), index, value, orientation)
 
     def store_result(self, result: Result, value: str) -> str:
-        """An output or a gradient: of a token input by token, of a param by chunk."""
+        """An output or a gradient: of a token input by token, of a param by chunk. A state: of a sequence's last chunk."""
         frame, index = self.frame, result.node
         shape = frame.node(index).shape
+        if result.kind is ResultKind.STATE:
+            name = self._tensor(result_name(result), TensorKind.FINAL)
+            return self._store(self._state_pointer(index, name, "n"), index, value, "n", "closes")
         wide = frame.width(result_type(frame, result))
         offset = member_offset(result.port, result_type(frame, result))
         if isinstance(shape[0], Rows):

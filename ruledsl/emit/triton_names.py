@@ -15,7 +15,7 @@ from ruledsl.lang.typed import Dim, DimOp, Type
 _TAKEN = frozenset(
     """
     C H OP IP LEVELS ROWS BLOCK BLOCKS STAGES
-    row token valid real place position chunk sequence head block begin end back count start first last entered
+    row token valid real place position chunk sequence head block begin end back count start first last entered closes
     starts counts places begins ends firsts lasts tl triton torch inputs initial chunks sizes plan tables tokens device dtype outputs
     count sequences forward backward sweep reverse gradients strided power kernel
     halves across right_half level spans spans_gate chain_gram chain_apply chain_apply_adjoint least from_middle chain_back chain_back_log log_gate shift multiply combine_scan
@@ -97,9 +97,11 @@ def cotangent_name(name: str) -> str:
 
 
 def result_name(result: Result) -> str:
-    """An output, or the gradient of an input or param, as a tile and as a tensor."""
+    """An output, a state that is not carried, or the gradient of an input or param, as a tile and as a tensor."""
     if result.kind is ResultKind.OUTPUT:
         return safe(result.name)
+    if result.kind is ResultKind.STATE:
+        return f"final_{safe(result.name)}"
     assert result.port is not None
     return f"d_{tensor_name(result.port)}"
 

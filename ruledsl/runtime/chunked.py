@@ -190,6 +190,9 @@ class TorchPlan:
         results = [found[n].expand_as(names[n]) for n, wanted in zip(names, self.differentiable, strict=False) if wanted]
         return _fresh(results, [*tensors, *kept, *grads])
 
+    def instead(self, given: list[bool]) -> str | None:
+        return None
+
     def like(self, tensors: list[Tensor]) -> list[Tensor]:
         batch, heads, count, length = self._extent(tensors)
         _, states, _, _ = self._named(tensors)

@@ -38,6 +38,9 @@ class Plan(Protocol):
     def backward(self, tensors: list[Tensor], kept: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
         """Gradients of the differentiable tensors, in their order and shapes."""
 
+    def instead(self, given: list[bool]) -> str | None:
+        """The key of the plan whose backward it takes, without what is kept, if these results have a cotangent; None: its own."""
+
     def like(self, tensors: list[Tensor]) -> list[Tensor]:
         """Empty tensors shaped as forward's."""
 
@@ -127,18 +130,20 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        plan = _plan(ctx.key)
+        key, plan = ctx.key, _plan(ctx.key)
         saved = ctx.saved_tensors  # read once: checkpointing recomputes them on the first read only
         tensors, kept = saved[: ctx.count], saved[ctx.count :]
+        if instead := plan.instead([g is not None for g in grads[: len(ctx.shapes)]]):
+            key, kept = instead, ()
         public = [
             tensors[0].new_zeros(shape, dtype=dtype) if g is None else g
             for g, (shape, dtype) in zip(grads, ctx.shapes, strict=False)
         ]
         if torch.compiler.is_compiling() or not (_differentiable([*saved, *public]) or _transformed()):
             call = _backward if alone([*saved, *public]) else torch.ops.ruledsl.chunk_backward
-            found = call(list(tensors), list(kept), public, ctx.key)
+            found = call(list(tensors), list(kept), public, key)
         else:
-            found = _RunBackward.apply(ctx.key, len(tensors), len(kept), *tensors, *kept, *public)
+            found = _RunBackward.apply(key, len(tensors), len(kept), *tensors, *kept, *public)
         gradients = iter(found)
         return (None, *(next(gradients) if wanted else None for wanted in plan.differentiable))
 

@@ -154,6 +154,12 @@ class Recorder:
         self.launched(_sum, [x, found], {})
         return found
 
+    def clone(self, x: Tensor) -> Tensor:
+        found = self.empty(tuple(x.shape), x.dtype)
+        _copy(x, found)
+        self.launched(_copy, [x, found], {})
+        return found
+
     def launch(self, module: ModuleType, launcher: str, *arguments: Any) -> Any:
         """What a function of a generated module returns: it runs with stand-ins for its kernels and for torch."""
         from triton.runtime.jit import KernelInterface
@@ -195,6 +201,10 @@ def _sum(x: Tensor, out: Tensor) -> None:
     torch.sum(x, 0, out=out)
 
 
+def _copy(x: Tensor, out: Tensor) -> None:
+    out.copy_(x)
+
+
 @dataclass(frozen=True, slots=True)
 class _Torch:
     """In place of torch: what launchers use of it."""
@@ -209,6 +219,9 @@ class _Torch:
 
     def empty_like(self, x: Tensor) -> Tensor:
         return self.recorder.empty(tuple(x.shape), x.dtype)
+
+    def clone(self, x: Tensor) -> Tensor:
+        return self.recorder.clone(x)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)

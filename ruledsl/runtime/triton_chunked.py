@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,7 @@ class TritonPlan:
     candidates: Mapping[str, tuple[Tiles, ...]]  # by direction, best first
     shipped: tuple[Tiles, ...]  # those of the candidates that nobody measured for this device
     fixed: int | None = None  # the chunk length, where the rule or the call sets it
+    later: Callable[[], Compiled] | None = None  # for sequences that go on, where these are only for those that begin
     recordings: Recordings = field(default_factory=Recordings)
 
     @property
@@ -105,8 +106,8 @@ class TritonPlan:
         batch, length = tensors[0].shape[:2]
         c = self._longest
         sequences = tensors[len(self._keys)].shape[0]
-        several = self.packed or self._aligned
-        count = most_chunks(batch * length, c, sequences, self._aligned) if several else batch * -(-length // c)
+        several = self.packed or self.form.aligned
+        count = most_chunks(batch * length, c, sequences, self.form.aligned) if several else batch * -(-length // c)
         each = (math.prod(extent(axis, c, self.sizes) for axis in shape) for _, shape in self.form.kept)
         return [(batch, -(-count // batch) * self.heads * numbers) for numbers in each]
 
@@ -120,11 +121,6 @@ class TritonPlan:
         """What launchers call inputs, params and states, in the order of the tensors."""
         return (*(tensor_key(p) for p in (*self.form.inputs, *self.form.params)), *(s.key for s in self.form.states))
 
-    @property
-    def _aligned(self) -> bool:
-        """Are the chunks at places of the rule's own (states are frozen)?"""
-        return self.form.fixed_chunk is not None
-
     def _forward(self, tensors: list[Tensor], rest: list[Tensor]) -> tuple[Tables, Arguments]:
         x, states = self._named(tensors)
         tokens = tensors[0].shape[:2].numel()
@@ -134,14 +130,15 @@ class TritonPlan:
         x, states = self._named(tensors)
         tokens = tensors[0].shape[:2].numel()
         given = iter(rest)
-        kept = {name: next(given).contiguous() for name, _ in self.form.kept}
+        handed = len(rest) > len(self.outputs) + len(self.form.states)
+        kept = {name: next(given).contiguous() for name, _ in self.form.kept if handed}
         d_outputs = {n: _flat(next(given).reshape(*tensors[0].shape[:2], self.heads, -1), tokens) for n, _ in self.outputs}
         d_final = {s.key: next(given).float().contiguous() for s in self.form.states}
         own = (x[tensor_key(p)] for p in self.form.inputs)
         dtypes = {tensor_key(p): v.dtype if v.shape[1] == self.heads else torch.float32 for p, v in zip(self.form.inputs, own, strict=True)}
         ran = self._ran()
         return (x, states, kept, d_outputs, d_final), lambda t, chunks: (
-            x, states, chunks, self.heads, self.sizes, self._plan(t, states, tokens, dtypes), kept if t.chunk == ran else None, d_outputs, d_final,
+            x, states, chunks, self.heads, self.sizes, self._plan(t, states, tokens, dtypes), kept if handed and t.chunk == ran else None, d_outputs, d_final,
         )  # fmt: skip
 
     def backward(self, tensors: list[Tensor], kept: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
@@ -160,8 +157,12 @@ class TritonPlan:
             elif key in found:
                 results.append(found[key].sum(0).to(tensor.dtype).view(tensor.shape))
             else:
-                results.append(initial[key])
+                results.append(initial[key] if key in initial else torch.zeros_like(tensor))
         return results
+
+    def instead(self, given: list[bool]) -> str | None:
+        lost = any(g and s.key in self.form.anew for g, s in zip(given[len(self.outputs) :], self.form.states, strict=True))
+        return self.later().key if self.later is not None and lost else None
 
     def _inside(self, x: Tensor, tensors: list[Tensor]) -> Tensor:
         """[B, T, ...] with 0 at tokens that belong to no sequence: no kernel writes them."""
@@ -194,9 +195,9 @@ class TritonPlan:
         """Tables of chunks: first token, tokens, position in its sequence; first chunk and end of each sequence."""
         position = tensors[len(self._keys)]
         batch, length = tensors[0].shape[:2]
-        if self.packed or self._aligned:
+        if self.packed or self.form.aligned:
             bounds = tensors[-1] if self.packed else whole_bounds(batch, length, position.device)
-            return packed_chunks(batch * length, c, bounds, position, self._aligned)
+            return packed_chunks(batch * length, c, bounds, position, self.form.aligned)
         whole = whole_chunks(batch, length, c, tensors[0].device)
         if not self.form.positions:
             return whole
@@ -231,7 +232,7 @@ class TritonPlan:
     @property
     def _operands(self) -> torch.dtype:
         """Of the products."""
-        return torch.float32 if self.form.several_reads else self.dtype
+        return torch.float32 if self.form.wide else self.dtype
 
     def _launched(self, direction: str, tensors: list[Tensor], rest: list[Tensor], prepare: Prepare) -> Tables:
         """What the launcher returns, with the tiles that fit the device."""
@@ -296,10 +297,12 @@ class Compiled:
     rule: typed.Rule
     form: TritonForm
     key: str  # of the registered plan
+    later: Callable[[], Compiled] | None = None  # for sequences that go on, where this one is only for those that begin
 
 
-def prepare(rule: Rule, setting: Setting) -> Compiled:
-    """Generate kernels and register them. BackendError: the rule has no form, or not here."""
+def prepare(rule: Rule, setting: Setting, begins: bool = True) -> Compiled:
+    """Generate kernels and register them. `begins`: of a rule that freezes states, only for sequences from their first token on.
+    BackendError: the rule has no form, or not here."""
     sizes = dict(setting.sizes)
     found = rule.chunkable(sizes)
     if isinstance(found, str):
@@ -307,9 +310,10 @@ def prepare(rule: Rule, setting: Setting) -> Compiled:
     if why := missing() or refusal(found, setting):
         raise BackendError(f"backend 'triton': {why}")
     try:
-        form = form_of(rule, found, setting)
+        form = form_of(rule, found, setting, begins)
     except Unsupported as e:
         raise BackendError(f"backend 'triton': {e}") from None
+    later = cache(partial(prepare, rule, setting, begins=False)) if begins and found.program.chunk else None
     fixed = found.program.chunk or setting.chunk_size
     own = ("packed" if setting.packed else "whole", setting.heads, setting.out_dtype, fixed, setting.device.type)
     key = "-".join([form.key, *map(str, own), *(f"{k}{v}" for k, v in setting.sizes)])
@@ -318,14 +322,15 @@ def prepare(rule: Rule, setting: Setting) -> Compiled:
         choices = tuple(dict.fromkeys(replace(t, chunk=fixed) for t in form.candidates)) if fixed else form.candidates
         place = tuned.Place(form.key, setting.sizes, setting.out_dtype, setting.device)
         ordered = tuned.before(choices, place, fixed)
-        registration.register(key, TritonPlan(form, sizes, setting.heads, setting.out_dtype, outputs, setting.packed, ordered, choices, fixed))
-    return Compiled(rule.typed, form, key)
+        registration.register(key, TritonPlan(form, sizes, setting.heads, setting.out_dtype, outputs, setting.packed, ordered, choices, fixed, later))
+    return Compiled(rule.typed, form, key, later)
 
 
 def run(compiled: Compiled, call: Call, carry: Carry, cu_seqlens: Tensor | None) -> tuple[dict[str, Tensor], Carry]:
     """Outputs [B, T, H, rows, cols] and the carry after the last token."""
-    rule = compiled.rule
-    form = compiled.form
+    if compiled.later is not None and not carry.begins:
+        compiled = compiled.later()
+    rule, form = compiled.rule, compiled.form
     if call.length == 0:
         return {o.name: no_tokens(call, o.value.type) for o in rule.outputs}, carry
     inputs = [_input(port, call, carry, cu_seqlens) for port in form.inputs]

@@ -49,8 +49,9 @@ class TritonForm:
     params: tuple[Port, ...]
     states: tuple[StateTile, ...]
     with_gradient: frozenset[str]
-    fixed_chunk: int | None
-    several_reads: bool  # of the state by one token: 16 bits of an inverse whose entries grow with them are too few
+    anew: frozenset[str]  # states that every chunk makes anew
+    aligned: bool  # chunks are where the position says (states are frozen), not where the sequence begins
+    wide: bool  # operands of products are float32 for inputs of 16 bits too, see `_wide`
     positions: bool  # do kernels read the position of a token?
     candidates: tuple[Tiles, ...]
     kept: tuple[tuple[str, Shape], ...]  # what backward takes over in the operands' dtype
@@ -72,14 +73,18 @@ def refusal(found: Chunkable, setting: Setting) -> str:
 
 
 def holds_frozen(program: Program, setting: Setting) -> bool:
-    """Do chunk kernels hold the states of a rule that freezes them, in chunks as long as the rule says, at the dtype's precision?
-    Else kernels for tokens do."""
+    """Do chunk kernels hold the states of a rule that freezes them, in chunks as long as the rule says? Else kernels for tokens do."""
     graph, chunk, sizes = Graph(program), program.chunk, dict(setting.sizes)
     assert chunk is not None
     shapes = [program.nodes[i].shape for i in graph.ports(PortKind.STATE).values()]
     entries = sum(math.prod(power(extent(axis, 1, sizes)) for axis in shape) for shape in shapes)
-    fits = 16 <= chunk <= longest((program,), sizes) and chunk == power(chunk) and entries <= MAX_FROZEN
-    return fits and (setting.out_dtype == torch.float32 or not _layers(graph))
+    return 16 <= chunk <= longest((program,), sizes) and chunk == power(chunk) and entries <= MAX_FROZEN
+
+
+def _wide(forward: Program) -> bool:
+    """Are 16 bits too few for the operands of products? They are for an inverse whose entries grow with several reads of the state by
+    one token, and for memories of layers."""
+    return any(slots(axis) > 1 for node in forward.nodes for axis in node.shape) or _layers(Graph(forward))
 
 
 def _layers(graph: Graph) -> bool:
@@ -95,10 +100,12 @@ def _layers(graph: Graph) -> bool:
     return any(not graph.ancestors(graph.args(i)).isdisjoint(found) for i in found)
 
 
-def form_of(rule: Rule, found: Chunkable, setting: Setting) -> TritonForm:
-    """Kernels for a rule in a setting. Raises Unsupported."""
+def form_of(rule: Rule, found: Chunkable, setting: Setting, begins: bool = True) -> TritonForm:
+    """Kernels for a rule in a setting. `begins`: of a rule that freezes states, only for sequences from their first token on.
+    Raises Unsupported."""
     sizes = dict(setting.sizes)
-    forward, gradient = pipeline.kernel_programs(found.token, found.unrolled, found.sizes)
+    begins = begins and found.program.chunk is not None
+    forward, gradient = pipeline.kernel_programs(found.token, found.unrolled, found.sizes, begins)
     for node in map(forward.nodes.__getitem__, Graph(forward).whole):
         if (widest := max(extent(axis, 1, sizes) for axis in node.shape)) > MAX_WHOLE:
             raise unsupported(
@@ -110,7 +117,10 @@ def form_of(rule: Rule, found: Chunkable, setting: Setting) -> TritonForm:
     kernels = cut(forward, gradient)
     text = triton_text(kernels, forward, gradient, padded, header, device_functions(), rule_lines(rule.typed, rule.source))
     ports = {tensor_key(p): p for p in (*forward.ports, *gradient.ports)}
-    several = any(slots(axis) > 1 for node in forward.nodes for axis in node.shape)
+    wide = _wide(forward)
+    states = state_tiles(found, forward)
+    with_gradient = {tensor_key(r.port) for r in gradient.results if r.kind is ResultKind.GRADIENT and r.port is not None}
+    anew = {s.key for s in states} - with_gradient
     return TritonForm(
         (forward, gradient),
         kernels,
@@ -118,11 +128,12 @@ def form_of(rule: Rule, found: Chunkable, setting: Setting) -> TritonForm:
         hashlib.sha256(f"{rule.hash}\n{text}".encode()).hexdigest()[:24],
         tuple(p for p in ports.values() if p.kind is PortKind.INPUT),
         tuple(p for p in ports.values() if p.kind is PortKind.PARAM),
-        state_tiles(found, forward),
-        frozenset(tensor_key(r.port) for r in gradient.results if r.kind is ResultKind.GRADIENT and r.port is not None),
-        forward.chunk,
-        several,
+        states,
+        frozenset(with_gradient | anew),
+        frozenset(anew),
+        forward.chunk is not None and not begins,
+        wide,
         any(p.kind is PortKind.POSITION for p in forward.ports),
-        tiles((forward, gradient), sizes, 4 if several or setting.out_dtype == torch.float32 else 2),
+        tiles((forward, gradient), sizes, 4 if wide or setting.out_dtype == torch.float32 else 2),
         tuple((b.name, gradient.nodes[b.node].shape) for _, b in kernels.kept),
     )

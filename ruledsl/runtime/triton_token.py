@@ -179,6 +179,9 @@ class TokenPlan:
         )  # fmt: skip
         return found, {}
 
+    def instead(self, given: list[bool]) -> str | None:
+        return None
+
     def like(self, tensors: list[Tensor]) -> list[Tensor]:
         def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             return tensors[0].new_empty(shape, dtype=dtype)

@@ -91,6 +91,7 @@ def _forward(graph: Graph, inline: bool, suffix: str) -> tuple[Kernel, ...]:
     carried = [c.enter for c in carries]
     inside = [r for r in outputs if not graph.mixes_rows([r.node], carried) and not graph.solves([r.node])]
     after = [r for r in outputs if r not in inside]
+    inside += [r for r in graph.program.results if r.kind is ResultKind.STATE and r.name not in {c.state for c in carries}]
     cutter = Cutter(graph, "forward")
     along = graph.rows if inline else None
     cutter.serial(f"forward{suffix}", _FORWARD, carries, inside, keep="enter" if after else "", along=along)

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
@@ -49,6 +49,7 @@ class Case:
     dtype: str = "float32"  # of vectors and matrices without a declared range
     scale: dict[str, float] = field(default_factory=dict)  # of inputs
     first: bool = True  # every state starts from something
+    final: bool = True  # final states are in the loss
     backward: bool = True
     seed: int = 0
 
@@ -90,16 +91,11 @@ def run(case: Case) -> dict[str, object]:
             if case.chunks:
                 ahead, back = (alike(c, Loop(4, 16, 1)) for c in case.chunks)
                 stack.enter_context(tuned.only(tuned.Choice(ahead, back)))
-            found = forward_and_back(rule, mine, first, case.backward, case.between, case.cuts, backend="triton", **call)
+            found = forward_and_back(rule, mine, first, case, backend="triton", **call)
     except BackendError as e:
         return {"refused": str(e)}
-    wanted = forward_and_back(
-        rule,
-        *exact,
-        case.backward,
-        backend="recurrent",
-        **{**call, **({"chunk_size": None} if case.chunk_size else {})},
-    )
+    plain = replace(case, between=None, cuts=[])
+    wanted = forward_and_back(rule, *exact, plain, backend="recurrent", **{**call, **({"chunk_size": None} if case.chunk_size else {})})
     return {
         "outputs": error(found[0], wanted[0]),
         "state": error(found[1], wanted[1]),
@@ -129,14 +125,13 @@ def forward_and_back(
     rule: Rule,
     x: dict[str, Tensor],
     first: dict[str, Tensor],
-    backward: bool,
-    between: int | None = None,
-    cuts: Sequence[int] = (),
+    case: Case,
     **call: object,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Outputs, final states, and the gradients of a random projection of both."""
-    leaves = {n: v.detach().requires_grad_(backward) for n, v in x.items()}
-    begin = {n: v.detach().requires_grad_(backward) for n, v in first.items()}
+    """Outputs, final states, and the gradients of a random projection of both, or of the outputs."""
+    cuts = case.cuts
+    leaves = {n: v.detach().requires_grad_(case.backward) for n, v in x.items()}
+    begin = {n: v.detach().requires_grad_(case.backward) for n, v in first.items()}
     pieces: list[dict[str, Tensor]] = []
     last: object = begin or None
     for at, end in pairwise([0, *cuts, next(iter(x.values())).shape[1]]):
@@ -144,11 +139,11 @@ def forward_and_back(
         out, last = rule(**piece, initial_state=last, return_state=True, **call)
         pieces.append(parts(out))
     out = {n: torch.cat([p[n] for p in pieces], 1) if cuts else v for n, v in pieces[0].items()}
-    if between:
-        rule(**x, initial_state=first or None, **{**call, "chunk_size": between})
+    if case.between:
+        rule(**x, initial_state=first or None, **{**call, "chunk_size": case.between})
     named = {**leaves, **{f"first {n}": v for n, v in begin.items()}}
-    seen = [y for y in (*out.values(), *parts(last).values()) if y.requires_grad]
-    if not backward or not seen:
+    seen = [y for y in (*out.values(), *(parts(last).values() if case.final else ())) if y.requires_grad]
+    if not case.backward or not seen:
         return out, parts(last), {}
     generator = torch.Generator().manual_seed(7)
     loss = sum((y * torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)).sum() for y in seen)

@@ -208,5 +208,25 @@ def steps() -> None:
         same(state[n].double(), t.double(), n)
 
 
+def copies() -> None:
+    """The gradient of a frozen copy that leaves the sequence, and of outputs alone, from one graph and played."""
+    rule = ruledsl.load(DELTA.replace("S k", "frozen(S, 16) k"))
+    w = torch.linspace(0.5, 1, 2 * 37 * 2 * 16).view(2, 37, 2, 16)
+
+    def gradients(x: dict[str, Tensor], backend: str) -> list[Tensor]:
+        o, last = rule(**x, backend=backend, return_state=True)
+        alone = (w.to(o) * o).sum()
+        both = alone + (last["S"] ** 2).sum() + (last["frozen.S"] ** 2).sum()
+        order = (alone, both, alone)
+        return [g for loss in order for g in torch.autograd.grad(loss, list(x.values()), retain_graph=True)]
+
+    for _ in range(3):
+        with played() as found:
+            mine = gradients(leaves_of(data(8), torch.float32), "triton")
+        for a, b in zip(mine, gradients(leaves_of(data(8), torch.float64), "recurrent"), strict=True):
+            same(a, b, "gradient")
+    assert len(found) == 4 and len(set(map(id, found))) == 3, found
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]]()

@@ -80,6 +80,10 @@ COUPLED = {
     "x = a*x - b*y + u\ny = b*prev(x) + a*y + w\noutput o = x .* y",
 }
 READ = "state S[V, K]\ninput q[K], k[K], v[V], a in (0, 1], b in [0, 1]\n"
+SUMMED = (
+    "state S[V, K], G[V, K]\ninput q[K], k[K], v[V], b in [0, 1]\nG = where({mod}, 0, 1)*G + b*(v - frozen(S, 16) k) k^T\n"
+    "S = frozen(S, 16) + G\noutput o = S q"
+)
 FROZEN = {
     "error at the frozen state": READ + "S = S + b*(v - frozen(S, 16) k) k^T\noutput o = S q + frozen(S, 16) k",
     "begins again from it": READ + "S = a*frozen(S, 32) + b*(v - S k) k^T\noutput o = S q",
@@ -88,6 +92,8 @@ FROZEN = {
     "R = a*R + (frozen(S, 16) k - frozen(R, 32) k) k^T\noutput o = S q + R q",
     "momentum from it, transposed": "state W[K, V], M[V, K]\ninput q[K], k[K], v[V], a in (0, 1], m in [0, 1)\n"
     "M = m*M + (v - tanh(frozen(W, 16)^T k)) k^T\nW = a*frozen(W, 16) + M^T\noutput o = W^T q",
+    "a sum that begins again twice in a chunk": SUMMED.format(mod="mod(t, 8) == 0"),
+    "a sum that begins again later in a chunk": SUMMED.format(mod="mod(t, 16) == 1"),
 }
 # decays and systems of a frozen state, chunks that dots do not take, more state than registers hold: one token at a time
 BY_TOKENS = {
@@ -168,7 +174,9 @@ def test_coupled_states(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["ttt_linear", "ttt_mlp", "titans", *FROZEN])
 def test_frozen_states(name: str, tmp_path: Path) -> None:
     text = FROZEN.get(name, name)
-    right([{"rule": text, "packed": [5, 33, 0, 17], "tail": 2}, {"rule": text, "length": 41, "cuts": [7, 16, 20]}], tmp_path)
+    whole: list[dict[str, Any]] = [{"packed": [5, 33, 0, 17], "tail": 2}, {"length": 41, "batch": 2}]
+    right([{"rule": text, **case, "final": final} for case in whole for final in (True, False)], tmp_path)
+    right([{"rule": text, "length": 41, "cuts": [7, 16, 20]}], tmp_path)
 
 
 def test_frozen_states_by_tokens(tmp_path: Path) -> None:

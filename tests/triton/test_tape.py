@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 PROGRAM = Path(__file__).with_name("tape.py")
 
 
-@pytest.mark.parametrize("case", ["again", "one_tensor_twice", "strided", "unaligned", "packed", "shared_heads", "other_shapes", "freed", "steps"])
+@pytest.mark.parametrize("case", ["again", "one_tensor_twice", "strided", "unaligned", "packed", "shared_heads", "other_shapes", "freed", "steps", "copies"])
 def test_case(case: str, tmp_path: Path) -> None:
     env = {**os.environ, "TRITON_INTERPRET": "1", "RULEDSL_CACHE": str(tmp_path)}
     done = subprocess.run([sys.executable, str(PROGRAM), case], capture_output=True, text=True, env=env)

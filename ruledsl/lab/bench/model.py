@@ -78,7 +78,7 @@ def _kernels(
     except Unsupported:
         return None
     by_name = dict(zip(("forward", "gradient"), form.programs, strict=True))
-    itemsize = 4 if form.several_reads else dtype.itemsize
+    itemsize = 4 if form.wide else dtype.itemsize
 
     def pass_(direction: str) -> tuple[Estimate, ...]:
         tiles = triton_chunked.fitting(form.key, sizes, dtype, direction) or form.candidates[0]
