@@ -30,7 +30,7 @@ def h200(results: Results) -> str:
         peer = row.get("fla", {})
         beside, star = peer.get("beside", row), "*" * ("other_run" in peer)
         said = ", ".join(f"{peer[k]:.2f} ({peer[k] / beside[k]:.2f}){star}" for k in keys if peer) or "-"
-        ours = " | ".join(f"{row[k]:.2f}" for k in (*keys, "kernels_ms"))
+        ours = " | ".join(f"{row[k]:.2f}" if k in row else "-" for k in (*keys, "kernels_ms"))
         lines.append(f"| {row['rule']} | {ours} | {row['peak_mib']} | {said} |")
     return "\n".join(lines) + "\n"
 

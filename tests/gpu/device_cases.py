@@ -14,6 +14,7 @@ from random_rules import text
 from torch import Tensor
 
 import ruledsl
+from ruledsl.algebra.verdict import Kind
 from ruledsl.cli.exits import Stop
 from ruledsl.lang import typed
 from ruledsl.lang.diagnostic import RuleError
@@ -181,7 +182,8 @@ def _gates(symbol: typed.Symbol, x: Tensor, kind: str, generator: torch.Generato
 
 def errors(name: str, case: Case, seed: int = 0, backend: str = "triton") -> dict[str, tuple[float, float]]:
     """Error and bar of `fwd.` outputs and final states, `bwd.` gradients, and outputs and states of single `step.`s. Scan
-    kernels run once as they choose and once in pieces of 64 tokens: `fwd.pieces.`, `bwd.pieces.`"""
+    kernels run once as they choose and once in pieces of 64 tokens: `fwd.pieces.`, `bwd.pieces.` Rules that freeze states have other
+    kernels for the gradients of outputs alone: `bwd.alone.`"""
     rule = rule_named(name)
     given, first, bounds = arguments(rule, case, seed)
     low, first = lowered(rule, given, case.dtype), {n: x.float() for n, x in first.items()}
@@ -194,6 +196,9 @@ def errors(name: str, case: Case, seed: int = 0, backend: str = "triton") -> dic
         pieces = run(rule, low, first, bounds, backend, chunk_size=64)
         again = judged(rule, pieces, {n: x for n, x in wanted.items() if n[:5] != "step."}, case.dtype)
         rated |= {f"{n[:4]}pieces.{n[4:]}": e for n, e in again.items()}
+    if rule.verdict.kind is Kind.FROZEN:
+        apart = [run(rule, *given, bounds, by, final=False) for given, by in (((low, first), backend), ((exact, exact_first), reference))]
+        rated |= {f"bwd.alone.{n[4:]}": e for n, e in judged(rule, *apart, case.dtype).items() if n[:4] == "bwd."}
     return rated
 
 
@@ -230,16 +235,17 @@ def missed(errors: dict[str, tuple[float, float]]) -> dict[str, float]:
 
 
 def run(
-    rule: Any, given: dict[str, Tensor], first: dict[str, Tensor], bounds: Tensor | None, backend: str, **call: Any
+    rule: Any, given: dict[str, Tensor], first: dict[str, Tensor], bounds: Tensor | None, backend: str, final: bool = True, **call: Any
 ) -> dict[str, Tensor]:
-    """`fwd.` outputs and final states, `bwd.` gradients of a fixed random functional of all of them."""
+    """`fwd.` outputs and final states, `bwd.` gradients of a fixed random functional of all of them, or (`final` false) of outputs."""
     leaves = {n: x.clone().requires_grad_() for n, x in (given | first).items()}
     own, begin = {n: leaves[n] for n in given}, {n: leaves[n] for n in first}
     call |= {"cu_seqlens": bounds, "backend": None if backend == "default" else backend, "return_state": True}
     output, state = rule(**own, initial_state=begin or None, **call)
     generator = torch.Generator().manual_seed(1)
     found = {f"fwd.{n}": x for n, x in (named(rule, output) | named(rule, state, Role.STATE)).items()}
-    seen = [x for x in found.values() if x.is_floating_point()]
+    rated = found if final else {n: x for n, x in found.items() if n[4:] in named(rule, output)}
+    seen = [x for x in rated.values() if x.is_floating_point()]
     total = sum((x.double() * _like(x, generator)).sum() for x in seen)
     gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     found |= {f"bwd.{n}": g for n, g in zip(leaves, gradients, strict=True) if g is not None}

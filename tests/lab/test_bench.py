@@ -162,6 +162,10 @@ def test_every_peer_row_is_a_rule_and_a_rule_is_known_by_its_meaning() -> None:
     for name in ("delta", "gated_delta"):
         assert peers.operator_for(rule(name), "fla")[1] is FLA[name]
     assert peers.operator_for(rule("mission"), "fla") == ("no operator", None)
+    for path in (Path(__file__).resolve().parents[2] / "benchmarks" / "log_forms").glob("*.rule"):
+        form = load(path)
+        assert form.verdict.kind is rule(path.stem).verdict.kind
+        assert peers.operator_for(form, f"fla:{path.stem}")[1] is FLA[path.stem]
     assert peers.operator_for(rule("mission"), "fla:delta")[1] is FLA["delta"]
 
 

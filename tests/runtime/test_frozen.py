@@ -13,11 +13,13 @@ from torch import Tensor
 from ruledsl.algebra.verdict import Kind
 from ruledsl.lab.random_rule import random_rule
 from ruledsl.runtime import layout
+from ruledsl.runtime.chunkable import Chunkable
 from ruledsl.runtime.errors import BackendError, SecondOrderError
 from ruledsl.runtime.rule import Rule, load
 from ruledsl.runtime.sample import sample_states
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.triton_backend import takes_chunks
+from ruledsl.runtime.triton_form import form_of
 
 OUTPUT, GRADIENT = 1e-9, 1e-8
 RULES = ("ttt_linear", "ttt_mlp", "titans", "case_46b")
@@ -284,7 +286,7 @@ def test_what_is_kept_is_a_state_for_each_chunk() -> None:
         ("ttt_linear", 128, torch.bfloat16, True),
         ("ttt_linear", 256, torch.bfloat16, False),  # more states than registers
         ("titans", 32, torch.float32, True),
-        ("titans", 32, torch.bfloat16, False),  # two layers
+        ("titans", 32, torch.bfloat16, True),
         ("titans", 64, torch.float32, False),
         ("two lengths", 64, torch.bfloat16, False),  # chunks of 4 tokens
         ("a stratum that is not frozen", 64, torch.float32, False),
@@ -294,6 +296,15 @@ def test_which_kernels_take_it(name: str, size: int, dtype: torch.dtype, chunks:
     r = named(name)
     setting = Setting(tuple((s, size) for s in r.typed.sizes), 2, torch.float32, dtype, torch.device("cuda"))
     assert takes_chunks(r, setting) is chunks
+
+
+@pytest.mark.parametrize(("name", "wide"), [("ttt_linear", False), ("titans", True), ("ttt_mlp", True)])
+def test_memories_of_layers_multiply_in_float32(name: str, wide: bool) -> None:
+    r = named(name)
+    found = r.chunkable()
+    assert isinstance(found, Chunkable)
+    setting = Setting(tuple((s, 32) for s in r.typed.sizes), 2, torch.float32, torch.bfloat16, torch.device("cuda"))
+    assert {form_of(r, found, setting, begins).wide for begins in (True, False)} == {wide}
 
 
 @pytest.mark.parametrize("chunk_size", [8, 16, 32])

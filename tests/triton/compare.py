@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
@@ -91,11 +91,10 @@ def run(case: Case) -> dict[str, object]:
             if case.chunks:
                 ahead, back = (alike(c, Loop(4, 16, 1)) for c in case.chunks)
                 stack.enter_context(tuned.only(tuned.Choice(ahead, back)))
-            found = forward_and_back(rule, mine, first, case, backend="triton", **call)
+            found = forward_and_back(rule, mine, first, case.backward, case.final, case.between, case.cuts, backend="triton", **call)
     except BackendError as e:
         return {"refused": str(e)}
-    plain = replace(case, between=None, cuts=[])
-    wanted = forward_and_back(rule, *exact, plain, backend="recurrent", **{**call, **({"chunk_size": None} if case.chunk_size else {})})
+    wanted = forward_and_back(rule, *exact, case.backward, case.final, backend="recurrent", **{**call, **({"chunk_size": None} if case.chunk_size else {})})
     return {
         "outputs": error(found[0], wanted[0]),
         "state": error(found[1], wanted[1]),
@@ -125,13 +124,15 @@ def forward_and_back(
     rule: Rule,
     x: dict[str, Tensor],
     first: dict[str, Tensor],
-    case: Case,
+    backward: bool,
+    final: bool = True,
+    between: int | None = None,
+    cuts: Sequence[int] = (),
     **call: object,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Outputs, final states, and the gradients of a random projection of both, or of the outputs."""
-    cuts = case.cuts
-    leaves = {n: v.detach().requires_grad_(case.backward) for n, v in x.items()}
-    begin = {n: v.detach().requires_grad_(case.backward) for n, v in first.items()}
+    leaves = {n: v.detach().requires_grad_(backward) for n, v in x.items()}
+    begin = {n: v.detach().requires_grad_(backward) for n, v in first.items()}
     pieces: list[dict[str, Tensor]] = []
     last: object = begin or None
     for at, end in pairwise([0, *cuts, next(iter(x.values())).shape[1]]):
@@ -139,11 +140,11 @@ def forward_and_back(
         out, last = rule(**piece, initial_state=last, return_state=True, **call)
         pieces.append(parts(out))
     out = {n: torch.cat([p[n] for p in pieces], 1) if cuts else v for n, v in pieces[0].items()}
-    if case.between:
-        rule(**x, initial_state=first or None, **{**call, "chunk_size": case.between})
+    if between:
+        rule(**x, initial_state=first or None, **{**call, "chunk_size": between})
     named = {**leaves, **{f"first {n}": v for n, v in begin.items()}}
-    seen = [y for y in (*out.values(), *(parts(last).values() if case.final else ())) if y.requires_grad]
-    if not case.backward or not seen:
+    seen = [y for y in (*out.values(), *(parts(last).values() if final else ())) if y.requires_grad]
+    if not backward or not seen:
         return out, parts(last), {}
     generator = torch.Generator().manual_seed(7)
     loss = sum((y * torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)).sum() for y in seen)
