@@ -145,7 +145,8 @@ class Memory:
         shape = frame.node(index).shape
         if result.kind is ResultKind.STATE:
             name = self._tensor(result_name(result), TensorKind.FINAL)
-            return self._store(self._state_pointer(index, name, "n"), index, value, "n", "closes")
+            closes = "tl.sum(closes.to(tl.int32)) > 0" if shape == (1, 1) else "closes"  # a number has no block as its mask
+            return self._store(self._state_pointer(index, name, "n"), index, value, "n", closes)
         wide = frame.width(result_type(frame, result))
         offset = member_offset(result.port, result_type(frame, result))
         if isinstance(shape[0], Rows):

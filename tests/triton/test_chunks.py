@@ -92,6 +92,7 @@ FROZEN = {
     "R = a*R + (frozen(S, 16) k - frozen(R, 32) k) k^T\noutput o = S q + R q",
     "momentum from it, transposed": "state W[K, V], M[V, K]\ninput q[K], k[K], v[V], a in (0, 1], m in [0, 1)\n"
     "M = m*M + (v - tanh(frozen(W, 16)^T k)) k^T\nW = a*frozen(W, 16) + M^T\noutput o = W^T q",
+    "a number": "state S[V, K], z\ninput q[K], k[K], v[V], b in [0, 1]\nz = 0.9*z + b\nS = S + frozen(z, 16)*v k^T\noutput o = S q",
     "a sum that begins again twice in a chunk": SUMMED.format(mod="mod(t, 8) == 0"),
     "a sum that begins again later in a chunk": SUMMED.format(mod="mod(t, 16) == 1"),
 }
