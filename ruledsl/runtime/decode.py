@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ruledsl.lang import typed
-from ruledsl.runtime import registration, triton_token
+from ruledsl.runtime import registration, triton_step
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.errors import DtypeError, ShapeError, StateError
 from ruledsl.runtime.recurrent import head_values, token_values
@@ -79,7 +79,7 @@ class Replays:
 
 
 def fused(
-    plan: triton_token.StepPlan,
+    plan: triton_step.StepPlan,
     token: Token,
     parts: tuple[Part, ...],
     call: Call,
@@ -114,9 +114,9 @@ def fused(
     new = {key: torch.empty_like(x) for key, x in states.items()} if fresh else states
     types = {o.name: o.value.type for o in token.rule.outputs}
     outputs = {n: _result(out, n, len(types), t, call, slots) for n, t in types.items()}
-    named = {triton_token.state_name(p): p.key for p in parts if p.kind != "t"}
+    named = {triton_step.state_name(p): p.key for p in parts if p.kind != "t"}
     old, final = ({n: x[key] for n, key in named.items()} for x in (states, new))
-    recorded = triton_token.step(plan, call, old, final, states.get("t"), slots, outputs)
+    recorded = triton_step.step(plan, call, old, final, states.get("t"), slots, outputs)
     if "t" in states:
         _advance(states["t"], new["t"], slots)
     if out is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ruledsl.runtime import triton_chunked, triton_form, triton_scan, triton_token
+from ruledsl.runtime import token_form, triton_chunked, triton_form, triton_scan, triton_step, triton_token
 from ruledsl.runtime.bind import Call
 from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.statics import only_vectors
@@ -26,7 +26,7 @@ def is_default(rule: Rule, device: str, sizes: Mapping[str, int] | None) -> bool
     if device != "cuda" or triton_chunked.missing() or rule.in_double:
         return False
     found = rule.chunkable()
-    return (not isinstance(found, str) and found.kernels) or triton_token.has_form(rule)
+    return (not isinstance(found, str) and found.kernels) or token_form.has_form(rule)
 
 
 def prepare(rule: Rule, setting: Setting) -> Compiled:
@@ -54,9 +54,9 @@ def takes_chunks(rule: Rule, setting: Setting) -> bool:
     return found.program.chunk is None or triton_form.holds_frozen(found.program, setting)
 
 
-def prepare_step(rule: Rule, setting: Setting) -> triton_token.StepPlan | None:
+def prepare_step(rule: Rule, setting: Setting) -> triton_step.StepPlan | None:
     """The kernels for one token, None where a step is plain torch."""
-    return triton_token.prepare_step(rule, setting) if steps_on(setting.device) else None
+    return triton_step.prepare_step(rule, setting) if steps_on(setting.device) else None
 
 
 def steps_on(device: torch.device) -> bool:

@@ -28,9 +28,10 @@ from ruledsl.runtime.setting import Setting
 from ruledsl.runtime.statics import carried
 from ruledsl.runtime.tables import pieces, whole_pieces
 from ruledsl.runtime.tape import Recorder, Tables
+from ruledsl.runtime.token_form import LARGEST
 from ruledsl.runtime.triton_build import build
 from ruledsl.runtime.triton_chunked import missing
-from ruledsl.runtime.triton_token import LARGEST, Given, Tensors, TokenPlan
+from ruledsl.runtime.triton_token import Given, Tensors, TokenPlan
 from ruledsl.schedule.scan_tiles import SHORTEST, ScanTiles, piece
 from ruledsl.schedule.target import target
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_token import ask
 
-from ruledsl.runtime import op, tables, triton_backend, triton_scan, triton_token
+from ruledsl.runtime import op, tables, token_form, triton_backend, triton_scan, triton_token
 from ruledsl.runtime.errors import BackendError
 from ruledsl.runtime.rule import load
 from ruledsl.runtime.setting import Setting
@@ -121,7 +121,7 @@ def test_scan_kernels_are_taken_where_there_are_any(monkeypatch: pytest.MonkeyPa
     here = torch.device("cpu")
     setting = Setting((("N", 4), ("V", 20)), 2, torch.float32, torch.float32, here)
     monkeypatch.setattr(triton_scan, "missing", lambda: "")
-    monkeypatch.setattr(triton_token, "missing", lambda: "")
+    monkeypatch.setattr(token_form, "missing", lambda: "")
     assert isinstance(op.BACKENDS["triton-scan"].prepare(rule, setting), triton_scan.Compiled)
     assert isinstance(triton_backend.prepare(rule, setting), triton_scan.Compiled)
     dense = Setting(tuple((s, 4) for s in gru.typed.sizes), 2, torch.float32, torch.float32, here)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ruledsl.runtime.rule import load
-from ruledsl.runtime.triton_token import token_text, warps
+from ruledsl.runtime.token_form import token_text
+from ruledsl.runtime.triton_token import warps
 
 PROGRAM = Path(__file__).with_name("token_compare.py")
 DENSE = """
