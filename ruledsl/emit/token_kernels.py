@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ruledsl.chunk.program import Port, PortKind, Program, Result, ResultKind
-from ruledsl.emit.token_tiles import CHANGING, Body, Space, name_of
+from ruledsl.emit.token_space import Space, name_of
+from ruledsl.emit.token_tiles import CHANGING, Body
 from ruledsl.lang.typed import Type
 from ruledsl.schedule.token_split import Marked, Split
 

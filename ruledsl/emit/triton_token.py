@@ -11,7 +11,7 @@ from ruledsl.chunk.unsupported import UnsupportedForm
 from ruledsl.emit.kernel_text import kernel, used_lines
 from ruledsl.emit.names import quoted, size_text
 from ruledsl.emit.token_kernels import Module
-from ruledsl.emit.token_tiles import name_of
+from ruledsl.emit.token_space import name_of
 from ruledsl.schedule.token_split import Split
 
 SEGMENT = 64  # tokens between kept states
