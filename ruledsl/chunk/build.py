@@ -217,10 +217,8 @@ class Builder:
         """Make the nodes of `program` (or those in `keep`) here; `replace` may say what a node becomes. `made`: those that
         are here already, the others are added to it."""
         made = {} if made is None else made
-        wanted = set(range(len(program.nodes))) if keep is None else set(keep)
-        for i, node in enumerate(program.nodes):
-            if i not in wanted:
-                continue
+        for i in range(len(program.nodes)) if keep is None else sorted(keep):
+            node = program.nodes[i]
             args = tuple(made[a] for a in node.args)
             if node.op == "input":
                 made[i] = self.input(program.port(node), node.shape)
