@@ -26,13 +26,14 @@ class Chunkable:
 
     @property
     def kernels(self) -> bool:
-        """Do chunk kernels take it? They hold no family of states and do not put tiles of several columns side by side. Of a frozen
-        state they make no diagonal decay and no system: those have kernels of their own, before the one that carries the state."""
-        return not self.token.families and not any(map(self._joins, self.program.nodes)) and not self._from_frozen()
+        """Do chunk kernels take it? They hold no family of states, do not put tiles of several columns side by side and choose no
+        largest entries. Of a frozen state they make no diagonal decay and no system: those have kernels of their own, before the
+        one that carries the state."""
+        return not self.token.families and not any(map(self._foreign, self.program.nodes)) and not self._from_frozen()
 
-    def _joins(self, node: Node) -> bool:
+    def _foreign(self, node: Node) -> bool:
         parts = [self.program.nodes[a] for a in node.args] if node.op == "cat" else []
-        return node.op == "kron" or any(p.shape[1] != 1 and not is_zeros(p) for p in parts)
+        return node.op in ("kron", "topk") or any(p.shape[1] != 1 and not is_zeros(p) for p in parts)
 
     def _from_frozen(self) -> bool:
         if self.program.chunk is None:
