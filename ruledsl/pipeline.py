@@ -155,7 +155,7 @@ def kernel_programs(
     first, *rest = PASSES
     forward, backward = (
         without_slots(simplify(solved(p), (first, pull_scales, *rest)))
-        for p in (program, differentiate(carried(program), keep_states=True))
+        for p in (program, differentiate(carried(program) if begins else program, keep_states=True))
     )
     bounds = {s.name: s.interval.low for s in unrolled.symbols if s.interval is not None}
     forward, backward = scale_rows(forward), gather_gates(scale_rows(swap_rows(backward)), bounds)
