@@ -141,6 +141,7 @@ def kernel_programs(
     from ruledsl.chunk.pull_scales import pull_scales
     from ruledsl.chunk.simplify import PASSES, simplify
     from ruledsl.chunk.systems import solved
+    from ruledsl.schedule.by_logarithms import by_logarithms
     from ruledsl.schedule.gather_gates import gather_gates
     from ruledsl.schedule.row_products import row_products
     from ruledsl.schedule.scale_rows import scale_rows
@@ -158,7 +159,8 @@ def kernel_programs(
         for p in (program, differentiate(carried(program) if begins else program, keep_states=True))
     )
     bounds = {s.name: s.interval.low for s in unrolled.symbols if s.interval is not None}
-    forward, backward = scale_rows(forward), gather_gates(scale_rows(swap_rows(backward)), bounds)
+    forward, backward = (by_logarithms(p, bounds) for p in (scale_rows(forward), scale_rows(swap_rows(backward))))
+    backward = gather_gates(backward, bounds)
     return replace(forward, begins=begins), replace(backward, begins=begins)
 
 

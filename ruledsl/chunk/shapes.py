@@ -79,7 +79,7 @@ def _infer(op: str, args: tuple[Shape, ...], attr: Attr, wanted: Shape | None) -
         case "select":
             _need(attr in COMPARISONS and len(args) == 4, f"select {attr}")
             return join(*args)
-        case "cast" | "cumsum" | "cumprod" | "shift" | "topk":
+        case "cast" | "cumsum" | "cumprod" | "running" | "shift" | "topk":
             _need(op in ("cast", "topk") or args[0][0] == Rows(1), f"{op} runs over tokens")
             return args[0]
         case "expand":

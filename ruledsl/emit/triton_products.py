@@ -13,7 +13,7 @@ from ruledsl.schedule.kernels import Buffer
 from ruledsl.schedule.unsupported import unsupported
 
 HELPERS = frozenset({"chain_gram", "chain_apply", "spans", "spans_gate", "scan"})
-FUNCTIONS = HELPERS | {"before", "after", "whole"}  # said as calls; those of HELPERS make their tile with dots
+FUNCTIONS = HELPERS | {"before", "after", "whole", "running"}  # said as calls; those of HELPERS make their tile with dots
 
 
 def real_dot(frame: Frame, node: Node) -> bool:
@@ -64,6 +64,12 @@ def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
         case "spans_gate":
             spans, _, ct = node.args
             return Recipe(_plain((spans, ct)), "spans_gate({0}, {1}, OP, IP)", helpers=("spans_gate",))
+        case "running":
+            return Recipe(_plain(node.args), "running({0}, C, OP)", helpers=("running",))
+        case "before" | "after" if frame.node(node.args[0]).op == "running":
+            return Recipe(_plain(node.args), f"{{0}}[{int(node.op == 'after')}]", inline=True)
+        case "whole" if frame.node(node.args[0]).op == "running":
+            return Recipe(_plain(node.args), "tl.exp({0}[3] + {0}[4])")
         case "before" | "after":
             base, lanes, count = memory.levels_parts(node.args[0])
             tile = "LEVELS" if node.op == "before" else "LEVELS + 1"
@@ -74,23 +80,29 @@ def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
         case "chain_apply":
             m, x, decay = node.args
             _, adjoint = applied(node)
-            name = node.op + ("_adjoint" if adjoint else "")
-            text = f"{name}({{0}}, {{1}}, {{2}}, {memory.levels(decay)}, C, LEVELS, OP, IP)"
+            by_log = frame.node(decay).op == "running"
+            name = ("running_apply" if by_log else "chain_apply") + ("_adjoint" if adjoint else "")
+            table = "" if by_log else f"{memory.levels(decay)}, "
+            text = f"{name}({{0}}, {{1}}, {{2}}, {table}C, LEVELS, OP, IP)"
             return Recipe(((m, "t" if adjoint else "n"), (x, "n"), (decay, "n")), text, helpers=(name,))
         case op:
             raise unsupported(f"`{op}` has no Triton form")
 
 
 def chain_grams(frame: Frame, memory: Memory, grams: Sequence[int]) -> Recipe:
-    """Gram matrices by level products of one decay: a tuple of tiles."""
+    """Gram matrices with one decay: a tuple of tiles."""
     nodes = [frame.node(i) for i in grams]
     xs, ys, (decay, *_) = zip(*(n.args for n in nodes), strict=True)
     parts = len(grams)
     left = "".join(frame.clear(f"{{{j}}}", x, 1, "n") + ", " for j, x in enumerate(xs)).rstrip()
     right = "".join(f"{{{parts + j}}}, " for j in range(parts)).rstrip()
+    demands = _plain((*xs, *ys, decay))
+    given = f"({left}), ({right}), {{{2 * parts}}}"
+    if frame.node(decay).op == "running":
+        return Recipe(demands, f"running_gram({given}, {parts}, C, LEVELS, OP, IP)", helpers=("running_gram",))
     base, lanes, count = memory.levels_parts(decay)
-    text = f"chain_gram(({left}), ({right}), {{{2 * parts}}}, {base}, {lanes}, {parts}, {count}, C, LEVELS, OP, IP)"
-    return Recipe(_plain((*xs, *ys, decay)), text, helpers=("chain_gram",))
+    text = f"chain_gram({given}, {base}, {lanes}, {parts}, {count}, C, LEVELS, OP, IP)"
+    return Recipe(demands, text, helpers=("chain_gram",))
 
 
 def chain_back(frame: Frame, memory: Memory, index: int, buffer: Buffer | None) -> Recipe:
@@ -100,15 +112,14 @@ def chain_back(frame: Frame, memory: Memory, index: int, buffer: Buffer | None) 
     decay, *args = gate.args
     parts = _parts(gate)
     xs, ys, ms = (args[i : 3 * parts : 3] for i in range(3))
-    table, columns, count = memory.levels_parts(decay)
     given = ", ".join("(" + "".join(f"{{{parts * i + j}}}, " for j in range(parts)).rstrip() + ")" for i in range(4))
     demands = (*_plain((*xs, *ys, *ms)), *((m, "t") for m in ms))
-    rest = f"{parts}, {count}, C, LEVELS, OP, IP"
     if buffer is None:
-        text = f"chain_back_log({given}, {{{4 * parts}}}, {table}, {columns}, {rest})"
-        return Recipe((*demands, (decay, "n")), text, helpers=("chain_back_log",))
+        text = f"running_back({given}, {{{4 * parts}}}, {parts}, C, LEVELS, OP, IP)"
+        return Recipe((*demands, (decay, "n")), text, helpers=("running_back",))
+    table, columns, count = memory.levels_parts(decay)
     kept = frame.mask(xs[0], 1) or f"{frame.lanes(xs[0], 1)[0]} >= 0"
-    text = f"chain_back({given}, {table}, {memory.levels_base(buffer)}, {columns}, {kept}, {rest})"
+    text = f"chain_back({given}, {table}, {memory.levels_base(buffer)}, {columns}, {kept}, {parts}, {count}, C, LEVELS, OP, IP)"
     return Recipe(demands, text, helpers=("chain_back",))
 
 

@@ -36,6 +36,7 @@ _BARE = (
     "before",
     "after",
     "whole",
+    "running",
     "before_gate",
     "after_gate",
     "spans",

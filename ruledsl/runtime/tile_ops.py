@@ -198,6 +198,11 @@ def gram_apply(m, y, gx, gy, kind, adjoint):
     return torch.cat([first, second], -2)
 
 
+def running(logs):
+    """A decay by its logarithm."""
+    return logs.exp()
+
+
 def chain_gram(x, y, a):
     """A[t,s] = sum_d x[t,d] y[s,d] prod of a[i,d] over s < i < t, for s < t, else 0; a may be 0 or negative."""
     n = x.shape[-2]

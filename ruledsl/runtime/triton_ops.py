@@ -5,7 +5,8 @@ it uses only `tl` and the other functions here.
 
 Products of decays between two tokens s < t are split at the middle of the one block of 2b tokens that has t in its right
 and s in its left half: a product up to t times a product from s. These "level products" are made once per chunk by
-`levels_kernel`, b = 1, 2, 4 ...; at b = 1 they are 1. No logarithm, no division, no exponent to overflow.
+`levels_kernel`, b = 1, 2, 4 ...; at b = 1 they are 1. No logarithm, no division, no exponent to overflow. Of decays that are not
+negative, the functions named `running` make them where they are wanted, from logarithms.
 
 Functions whose name ends in `_kernel` are launched by the generated module as they are.
 """
@@ -148,12 +149,112 @@ def chain_back(xs, ys, ms, transposed, levels, products, columns, kept, PARTS: t
 
 
 @triton.jit
-def chain_back_log(xs, ys, ms, transposed, a, levels, columns, PARTS: tl.constexpr, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+def log_sums(mask, logs, OP: tl.constexpr):
+    """[C, lanes]: for every token the sum of the logarithms that the mask [C, C] selects; in 16 bits as two parts of bfloat16,
+    16 bits of each logarithm together."""
+    if OP == tl.float32:
+        return tl.dot(tl.where(mask, 1.0, 0.0), logs, input_precision="tf32x3")
+    else:
+        ones = tl.where(mask, 1.0, 0.0).to(tl.bfloat16)
+        high = logs.to(tl.bfloat16)
+        return tl.dot(ones, (logs - high.to(tl.float32)).to(tl.bfloat16), acc=tl.dot(ones, high))
+
+
+@triton.jit
+def running(logs, C: tl.constexpr, OP: tl.constexpr):
+    """Of a decay by its logarithms [C, lanes], at most 0 but for rounding: the products of all before and of all after each token,
+    the logarithms, and their sums [1, lanes] over both halves of the chunk."""
+    until = tl.cumsum(logs, axis=0)
+    total = tl.sum(logs, axis=0, keep_dims=True)
+    second = tl.sum(tl.where(right_half(C // 2, C), logs, 0.0), axis=0, keep_dims=True)
+    if OP == tl.float32:
+        rest = tl.cumsum(logs, axis=0, reverse=True) - logs
+    else:
+        rest = total - until
+    return tl.exp(until - logs), tl.exp(rest), logs, total - second, second
+
+
+@triton.jit
+def running_middle(run, OP: tl.constexpr):
+    """As `from_middle`: factors of x and y split at the middle of the chunk, and whether none is too large for OP."""
+    first, second = run[3], run[4]
+    fits = tl.min(tl.min(tl.minimum(first, second), axis=1), axis=0) > tl.log(least(OP))
+    return run[0] * tl.exp(-first), run[1] * tl.exp(-second), fits
+
+
+@triton.jit
+def running_level(run, i, C: tl.constexpr, OP: tl.constexpr):
+    """As `level`: products of the decay to the middle of each block of 2 * 2^i tokens."""
+    t = tl.arange(0, C)
+    row, column = t[:, None], t[None, :]
+    between = tl.where(right_half(1 << i, C), column < row, column > row)
+    return tl.exp(log_sums(((row ^ column) >> i == 0) & between, run[2], OP))
+
+
+@triton.jit
+def running_gram(xs, ys, run, PARTS: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+    """As `chain_gram`."""
+    up, down, fits = running_middle(run, OP)
+    sums = ()
+    for _ in tl.static_range(PARTS):
+        sums = sums + (tl.full((C, C), 0.0, tl.float32),)
+    if fits:
+        lower = tl.arange(0, C)[:, None] > tl.arange(0, C)[None, :]
+        more = ()
+        for j in tl.static_range(PARTS):
+            all = tl.dot((xs[j] * up).to(OP), tl.trans((ys[j] * down).to(OP)), input_precision=IP)
+            more = more + (tl.where(lower, all, 0.0),)
+        sums = more
+    else:
+        for i in range(LEVELS):
+            D = running_level(run, i, C, OP)
+            more = ()
+            for j in tl.static_range(PARTS):
+                z = (tl.where(right_half(1 << i, C), xs[j], ys[j]) * D).to(OP)
+                far = tl.dot(z, tl.trans(z), input_precision=IP)
+                more = more + (sums[j] + tl.where(halves(1 << i, C), far, 0.0),)
+            sums = more
+    return sums
+
+
+@triton.jit
+def running_apply(m, y, run, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+    """As `chain_apply`."""
+    up, down, fits = running_middle(run, OP)
+    out = tl.full((C, run[2].shape[1]), 0.0, tl.float32)
+    if fits:
+        lower = tl.arange(0, C)[:, None] > tl.arange(0, C)[None, :]
+        out = up * tl.dot(tl.where(lower, m, 0.0).to(OP), (y * down).to(OP), input_precision=IP)
+    else:
+        for i in range(LEVELS):
+            D = running_level(run, i, C, OP)
+            out += D * tl.dot(tl.where(halves(1 << i, C), m, 0.0).to(OP), (y * D).to(OP), input_precision=IP)
+    return out
+
+
+@triton.jit
+def running_apply_adjoint(m_t, x, run, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+    """As `chain_apply_adjoint`."""
+    up, down, fits = running_middle(run, OP)
+    out = tl.full((C, run[2].shape[1]), 0.0, tl.float32)
+    if fits:
+        upper = tl.arange(0, C)[:, None] < tl.arange(0, C)[None, :]
+        out = down * tl.dot(tl.where(upper, m_t, 0.0).to(OP), (x * up).to(OP), input_precision=IP)
+    else:
+        for i in range(LEVELS):
+            D = running_level(run, i, C, OP)
+            m = tl.where(tl.trans(halves(1 << i, C)), m_t, 0.0)
+            out += D * tl.dot(m.to(OP), (x * D).to(OP), input_precision=IP)
+    return out
+
+
+@triton.jit
+def running_back(xs, ys, ms, transposed, run, PARTS: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
     """As `chain_back`; last, instead of the products, two tiles for `log_gate`: x dx less y dy, and y dy. They are made of rounded
     operands, so that a pair of tokens adds the same number to both, and what does not lie between the two cancels."""
     lower = tl.arange(0, C)[:, None] > tl.arange(0, C)[None, :]
-    up, down, fits = from_middle(a, levels, columns, N, C, LEVELS, OP)
-    zero = tl.full((C, columns.shape[0]), 0.0, tl.float32)
+    up, down, fits = running_middle(run, OP)
+    zero = tl.full((C, run[2].shape[1]), 0.0, tl.float32)
     sums = ()
     for _ in tl.static_range(2 * PARTS + 2):
         sums = sums + (zero,)
@@ -170,7 +271,7 @@ def chain_back_log(xs, ys, ms, transposed, a, levels, columns, PARTS: tl.constex
         sums = more + (difference, left)
     else:
         for i in range(LEVELS):
-            D = level(levels, columns, i, N, C)
+            D = running_level(run, i, C, OP)
             right = right_half(1 << i, C)
             found = zero
             more = ()

@@ -254,6 +254,8 @@ class Cutter:
                 todo += graph.args(index)
             elif graph.op(index) == "block":
                 cross.add(graph.args(index)[0])
+            elif graph.op(index) == "running":
+                todo += graph.args(index)
             elif (graph.owned(index) and graph.op(index) in _IN_PLACE) or (inline and is_cheap(graph, index)):
                 todo += graph.args(index)
             elif not graph.trivial(index) and not self._masked_leaf(index):
@@ -389,7 +391,7 @@ class Cutter:
                 if index in self.memory:
                     values[index] = self.memory[index]
                 continue
-            place = CHAINS.get(graph.op(index))
+            place = graph.table(index)
             if place is not None and graph.args(index)[place] in self.levels:
                 tables[graph.args(index)[place]] = self.levels[graph.args(index)[place]]
             todo += [a for i, a in enumerate(graph.args(index)) if i != place]

@@ -14,7 +14,7 @@ from ruledsl.chunk.program import PortKind, Result, ResultKind, Rows
 from ruledsl.schedule.graph import ELEMENTWISE, HEAVY, Graph
 
 MOST_PRODUCTS = 3  # between tokens, made again in every kernel
-_DECAYS = frozenset({"mexp", "cumsum", "cumprod"})
+_DECAYS = frozenset({"mexp", "cumsum", "cumprod", "running"})
 _CHEAP_MAPS = frozenset({"mul", "add", "sub", "neg"})
 
 Serial = tuple[PortKind, int]  # what is carried, and the axis class that is split

@@ -1,8 +1,8 @@
 """The gradients of one decay from several places, as one `log_gate` or `decay_gate` that is added last.
 
-A decay that is an exponential, or has a positive least value, takes its gradient by its logarithm, with what comes behind
-all other products: no level products of gradients, no kernel of its own. The division by the decay is undone by the
-exponential's own derivative; below LEAST both are noise. Any other decay (zero, negative, or just positive) has a
+A decay that is an exponential or a sigmoid, or has a positive least value, takes its gradient by its logarithm, with what
+comes behind all other products: no level products of gradients, no kernel of its own. The division by the decay is undone by
+the function's own derivative; below LEAST both are noise. Any other decay (zero, negative, or just positive) has a
 `decay_gate`: no division.
 
 That comes out of a kernel of its own (`schedule.cut`): one of them is cheaper than several, and what is added to it is one
@@ -12,35 +12,26 @@ tile when the sum has the form rest + gate. The pass comes last: making the node
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 
 from ruledsl.chunk.arithmetic import terms
 from ruledsl.chunk.build import Builder, Tile
 from ruledsl.chunk.program import Program
-from ruledsl.schedule.attributes import integer
+from ruledsl.schedule.by_logarithms import Bounds, divisible, running
 
 _DECAY = {"chain_gate": 2, "before_gate": 0, "after_gate": 0}  # which argument is the decay
 
 
 LEAST = 1e-30  # what a decay is taken for where it is less, when its gradient is divided by it
-LEAST_DECLARED = 1e-3  # the bound of a decay that is an input, for the same
 
 
-def gather_gates(program: Program, bounds: Mapping[str, float]) -> Program:
+def gather_gates(program: Program, bounds: Bounds) -> Program:
     """No gates but `log_gate` and `decay_gate`; those of one decay in one sum are gathered. `bounds`: least values of inputs."""
     b = Builder()
 
-    def divisible(decay: Tile) -> bool:
-        """Exponential, or well above zero (padding tokens aside, whose decay is 1)."""
-        while decay.op in ("select", "cast", "expand"):
-            decay = decay.args[-1] if decay.op != "select" or decay.args[2].value is None else decay.args[3]
-        if decay.op == "input":
-            return bounds.get(program.ports[integer(decay.node)].name, 0.0) >= LEAST_DECLARED
-        return decay.op == "map" and decay.attr == "exp"
-
     def gate(found: list[tuple[float, Tile]]) -> Tile:
         decay = found[0][1].args[_DECAY[found[0][1].op]]
-        return _log_gate(b, decay, found) if divisible(decay) and decay.shape[1] != 1 else _gate(b, decay, found)
+        by_log = running(b, decay, bounds) if divisible(b, decay, bounds) else None
+        return _gate(b, decay, found) if by_log is None else _log_gate(b, decay, by_log, found)
 
     made = b.copy(program)
     tiles = list(dict.fromkeys(made.values()))
@@ -84,19 +75,19 @@ def _parts(found: list[tuple[float, Tile]]) -> tuple[int, list[Tile], dict[str, 
     return count, parts, edges
 
 
-def _log_gate(b: Builder, decay: Tile, found: list[tuple[float, Tile]]) -> Tile:
+def _log_gate(b: Builder, decay: Tile, by_log: Tile, found: list[tuple[float, Tile]]) -> Tile:
     """The gradient by the logarithm, divided by the decay."""
     count, parts, cotangents = _parts(found)
     difference = left = None
     if "before_gate" in cotangents:
-        difference = b.make("before", (decay,)) * cotangents["before_gate"]
+        difference = b.make("before", (by_log,)) * cotangents["before_gate"]
     if "after_gate" in cotangents:
-        left = b.make("after", (decay,)) * cotangents["after_gate"]
+        left = b.make("after", (by_log,)) * cotangents["after_gate"]
         difference = difference - left if difference is not None else -left
     edges = []
     if difference is not None:
         edges = [b.expand(e, decay.shape) for e in (difference, left if left is not None else b.zeros(decay.shape))]
-    total = b.raw("log_gate", (decay, *parts, *edges), (count, int(bool(edges))))
+    total = b.raw("log_gate", (by_log, *parts, *edges), (count, int(bool(edges))))
     if left is not None:
         total = b.raw("map", (total, b.sum(left, 0)), "add")
     return b.raw("map", (total, b.apply("max", decay, LEAST)), "div")

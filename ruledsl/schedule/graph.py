@@ -13,7 +13,7 @@ HEAVY = frozenset({
     "dot", "gram", "gram_apply", "chain_gram", "chain_apply", "decay_gate", "log_gate", "spans", "spans_gate",
     "inverse", "conjugate", "scan",
 })  # fmt: skip
-# operations that read products of a decay from memory: which argument the decay is
+# operations that read products of a decay from memory, unless it is a `running` one: which argument the decay is
 CHAINS = {"chain_gram": 2, "chain_apply": 2, "decay_gate": 0, "log_gate": 0, "spans": 0, "before": 0, "after": 0}
 _LEAVES = frozenset({"input", "const", "full", "eye"})
 _PLAIN = frozenset({"cast", "transpose"})
@@ -122,6 +122,11 @@ class Graph:
         """Does a `decay_gate`, or anything of single columns, read the decay's level products?"""
         narrow = self.program.nodes[decay].shape[1] == 1
         return narrow or any(n.op == "decay_gate" and n.args[0] == decay for n in self.program.nodes)
+
+    def table(self, index: int) -> int | None:
+        """Which argument of a node is a decay whose products it reads from memory."""
+        place = CHAINS.get(self.op(index))
+        return None if place is None or self.op(self.args(index)[place]) == "running" else place
 
     def trivial(self, index: int) -> bool:
         """Read from the caller's memory or made from nothing: never worth a buffer."""

@@ -113,7 +113,7 @@ def stages(graph: Graph, memory: Collection[int], levels: Collection[int], sums:
         if index in memory:
             stage[index] = 0
             continue
-        place = CHAINS.get(node.op)
+        place = graph.table(index)
         found = [stage[a] + (a in sums) for i, a in enumerate(node.args) if i != place]
         if place is not None:
             decay = node.args[place]
@@ -186,8 +186,10 @@ class Ahead:
     exact: set[int] = field(default_factory=set)  # nodes that stay in float32
 
     def request(self, index: int) -> None:
-        """The node is to be in memory."""
+        """The node is to be in memory; of a running decay, its logarithm."""
         graph = self.graph
+        if graph.op(index) == "running":
+            (index,) = graph.args(index)
         if index in self.memory:
             return
         match graph.op(index):
@@ -246,7 +248,7 @@ class Ahead:
             if op in ("inverse", "conjugate", "decay_gate") or (early and self._worth_keeping(index)):
                 self.request(index)
                 continue
-            place = CHAINS.get(op)
+            place = graph.table(index)
             if place is not None:
                 self._levels(graph.args(index)[place])
             todo += [a for i, a in enumerate(graph.args(index)) if i != place]
