@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from ruledsl.algebra.verdict import TokenForm
 from ruledsl.chunk.program import PortKind, Program, ResultKind, Rows
@@ -57,7 +57,7 @@ _HOST = ("ChunkTables", "launch", "Kernels")
 
 def _row(tiles: Tiles, kinds: Sequence[str]) -> str:
     loops = ((kind, getattr(tiles, kind)) for kind in kinds)
-    said = (f"{quoted(kind)}: Loop({x.warps}, {x.side}, {x.stages})" for kind, x in loops)
+    said = (f"{quoted(kind)}: Loop({', '.join(str(v) for v in astuple(x) if v is not None)})" for kind, x in loops)
     return f"{{{quoted('chunk')}: {tiles.chunk}, {', '.join(said)}}}"
 
 

@@ -85,7 +85,7 @@ def _library(frame: Frame) -> Definition:
 
 LIBRARY = {Mode.SOLVE: "solve_kernel", Mode.LEVELS: "levels_kernel", Mode.GATE: "gate_kernel"}
 TABLES = ("starts", "counts", "places", "begins", "ends", "firsts", "lasts")
-_CONSTANTS = ("C", "LEVELS", "ROWS", "BLOCK", "BLOCKS", "STAGES", "OP", "IP")
+_CONSTANTS = ("C", "LEVELS", "FITS", "ROWS", "BLOCK", "BLOCKS", "STAGES", "OP", "IP")
 
 
 def _lanes(frame: Frame) -> list[str]:

@@ -16,8 +16,8 @@ from ruledsl.chunk.systems import inside
 from ruledsl.emit.triton_demand import Demand, Recipe
 from ruledsl.emit.triton_expression import fill
 from ruledsl.emit.triton_frame import Frame
-from ruledsl.emit.triton_memory import Memory
-from ruledsl.emit.triton_names import port_name, result_name
+from ruledsl.emit.triton_memory import Memory, TensorKind
+from ruledsl.emit.triton_names import fits_name, pointer, port_name, result_name
 from ruledsl.emit.triton_recipes import Recipes
 from ruledsl.schedule.attributes import gathered, integer
 from ruledsl.schedule.kernels import Buffer, Carry, Mode
@@ -52,7 +52,21 @@ class Body:
         self._settle(order)
         if self.frame.kernel.mode is Mode.SYSTEM:
             return self._solution(order)
-        return self._in_loops(order) if self.frame.loops else self._straight(order)
+        lines = self._in_loops(order) if self.frame.loops else self._straight(order)
+        return self._twice(lines) if self.frame.kernel.twice else lines
+
+    def _twice(self, lines: list[str]) -> list[str]:
+        """The kernel runs for all chunks as if their decays fitted, and says which do; then again for those that do not."""
+        fits = f"{pointer(self.memory.tensor(fits_name(self.frame.kernel.name), TensorKind.BUFFER))} + chunk * H + head"
+        return [
+            "if not FITS:",
+            f"    if tl.load({fits}) != 0:",
+            "        return",
+            "fits = count > 0",
+            *lines,
+            "if FITS:",
+            f"    tl.store({fits}, fits.to(tl.int8))",
+        ]
 
     def leaving(self, carry: Carry) -> str:
         """The variable that holds a carried state after the chunk."""
@@ -207,6 +221,9 @@ class Body:
         source = self.recipes.loaded(demand[0])
         mark = self.frame.mark(self.frame.program.port(self.frame.node(source)).name) if source is not None else ""
         lines.append(f"{values[demand]} = {text}{mark}")
+        index, o = demand
+        if self.frame.kernel.twice and o == "n" and self.frame.node(index).op == "running":
+            lines.append(f"fits &= {values[demand]}[3]")
 
     def _straight(self, order: Sequence[Demand]) -> list[str]:
         values: Values = {}

@@ -9,7 +9,16 @@ from ruledsl.emit.triton_definition import LIBRARY, Definition
 from ruledsl.emit.triton_expression import wrapped
 from ruledsl.emit.triton_frame import Frame
 from ruledsl.emit.triton_memory import TensorKind, result_type
-from ruledsl.emit.triton_names import cotangent_name, dim_name, dim_text, result_name, safe, tensor_key, tensor_name
+from ruledsl.emit.triton_names import (
+    cotangent_name,
+    dim_name,
+    dim_text,
+    fits_name,
+    result_name,
+    safe,
+    tensor_key,
+    tensor_name,
+)
 from ruledsl.lang.typed import Dim, DimOp, dim_value
 from ruledsl.schedule.attributes import gathered
 from ruledsl.schedule.kernels import Buffer, Kernel, Mode
@@ -167,6 +176,8 @@ def _allocate(d: Definition, made: set[str]) -> list[str]:
         whole = "zeros" if r.port is not None and r.port.member else "empty"
         shape = ", ".join(["tokens", "H", *axes])
         lines.append(f'{name} = torch.{whole}(({shape}), dtype=plan["dtypes"]["{key}"], device=device)')
+    if "FITS" in d.constants:
+        lines.append(f"{fits_name(kernel.name)} = torch.empty((count, H), dtype=torch.int8, device=device)")
     source = _states(kernel)
     return lines + [f'{kernel.name}_{safe(c.state)} = torch.empty_like({source}["{c.state}"])' for c in kernel.carries]
 
@@ -208,10 +219,11 @@ def _launch(d: Definition) -> list[str]:
     warps = f"{loop}.warps"
     if kernel.mode is Mode.SYSTEM:  # 16 entries of a tile for each thread
         warps = f"min(8, max(4, C * {d.frame.size(kernel.writes[0].node, 1)} // 512))"
-    values += [f"num_warps={warps}", f"num_stages={f'{loop}.stages' if d.serial else 1}"]
+    values += [f"num_warps={warps}", f"num_stages={f'{loop}.stages' if d.serial else 1}", f"maxnreg={loop}.registers"]
     blocks = f"-(-{rows} // {block})" if kernel.split and rows != "1" else "1"
     grid = f"(sequences * H, {blocks})" if d.serial else "(count, H)"
-    return wrapped(f"{kernel.name}_kernel[{grid}](", values, ")")
+    lines = wrapped(f"{kernel.name}_kernel[{grid}](", values, ")")
+    return ["for FITS in (True, False):", *(f"    {line}" for line in lines)] if "FITS" in d.constants else lines
 
 
 def _launch_library(d: Definition) -> list[str]:

@@ -41,7 +41,8 @@ class Memory:
     frame: Frame
     tensors: dict[str, TensorKind] = field(default_factory=dict)
 
-    def _tensor(self, name: str, kind: TensorKind) -> str:
+    def tensor(self, name: str, kind: TensorKind) -> str:
+        """Make it a pointer argument."""
         self.tensors.setdefault(name, kind)
         return name
 
@@ -65,7 +66,7 @@ class Memory:
 
     def levels_base(self, buffer: Buffer) -> str:
         """Where the level products of a chunk and head begin."""
-        name = self._tensor(buffer.name, TensorKind.BUFFER)
+        name = self.tensor(buffer.name, TensorKind.BUFFER)
         columns = self.frame.count(self.frame.node(buffer.node).shape[1])
         return total(pointer(name), product(_CHUNK, "(LEVELS + 1)", "C", columns))
 
@@ -95,7 +96,7 @@ class Memory:
                 frame.note(port.name)
                 return f"{safe(port.name)} * 1.0"
             case PortKind.PARAM:
-                name = self._tensor(tensor_name(port), TensorKind.PARAM)
+                name = self.tensor(tensor_name(port), TensorKind.PARAM)
                 type_ = frame.types[port.name]
                 spread = frame.spread(index, orientation, frame.row_lanes(index), frame.count(node.shape[1]))
                 base = [pointer(name), product("head", frame.width(type_)), member_offset(port, type_)]
@@ -103,7 +104,7 @@ class Memory:
             case PortKind.INPUT | PortKind.COTANGENT:
                 cotangent = port.kind is PortKind.COTANGENT
                 name = cotangent_name(port.name) if cotangent else tensor_name(port)
-                self._tensor(name, TensorKind.TOKEN)
+                self.tensor(name, TensorKind.TOKEN)
                 type_ = frame.types[port.name]
                 frame.width(type_)
                 base = [pointer(name), f"head // {name}_group * {name}_head", f"start * {name}_token", member_offset(port, type_)]
@@ -144,17 +145,17 @@ class Memory:
         frame, index = self.frame, result.node
         shape = frame.node(index).shape
         if result.kind is ResultKind.STATE:
-            name = self._tensor(result_name(result), TensorKind.FINAL)
+            name = self.tensor(result_name(result), TensorKind.FINAL)
             closes = "tl.sum(closes.to(tl.int32)) > 0" if shape == (1, 1) else "closes"  # a number has no block as its mask
             return self._store(self._state_pointer(index, name, "n"), index, value, "n", closes)
         wide = frame.width(result_type(frame, result))
         offset = member_offset(result.port, result_type(frame, result))
         if isinstance(shape[0], Rows):
-            name = self._tensor(result_name(result), TensorKind.RESULT)
+            name = self.tensor(result_name(result), TensorKind.RESULT)
             spread = frame.spread(index, "n", "token", product("H", wide))
             place = total(pointer(name), product("(start * H + head)", wide), offset, spread)
             return self._store(place, index, value, "n", "valid[:, None]")
-        name = self._tensor(result_name(result), TensorKind.PARTIAL)
+        name = self.tensor(result_name(result), TensorKind.PARTIAL)
         spread = frame.spread(index, "n", frame.row_lanes(index), frame.count(shape[1]))
         return self._store(total(pointer(name), product(_CHUNK, wide), offset, spread), index, value, "n")
 
@@ -166,7 +167,7 @@ class Memory:
     # ------------------------------------------------------------------------------------------- pointers
 
     def _buffer_pointer(self, name: str, index: int, orientation: str) -> str:
-        self._tensor(name, TensorKind.BUFFER)
+        self.tensor(name, TensorKind.BUFFER)
         rows, columns = (self.frame.count(e) for e in self.frame.node(index).shape)
         spread = self.frame.spread(index, orientation, self.frame.row_lanes(index), columns)
         return total(pointer(name), product(_CHUNK, rows, columns), spread)
@@ -178,7 +179,7 @@ class Memory:
 
     def system(self, buffer: Buffer) -> str:
         """Where an interleaved system begins."""
-        name = self._tensor(buffer.name, TensorKind.BUFFER)
+        name = self.tensor(buffer.name, TensorKind.BUFFER)
         m = slots(self.frame.node(buffer.node).shape[0])
         return total(pointer(name), product(_CHUNK, f"({m} * C)", f"({m} * C)"))
 

@@ -14,12 +14,12 @@ from ruledsl.lang.typed import Dim, DimOp, Type
 
 _TAKEN = frozenset(
     """
-    C H OP IP LEVELS ROWS BLOCK BLOCKS STAGES
+    C H OP IP LEVELS FITS fits ROWS BLOCK BLOCKS STAGES
     row token valid real place position chunk sequence head block begin end back count start first last entered closes
     starts counts places begins ends firsts lasts tl triton torch inputs initial chunks sizes plan tables tokens device dtype outputs
     count sequences forward backward sweep reverse gradients strided power kernel
     halves across right_half level spans spans_gate chain_gram chain_apply chain_apply_adjoint least from_middle chain_back
-    running running_middle running_level running_gram running_apply running_apply_adjoint running_back log_sums log_gate shift multiply combine_scan
+    running reach running_level running_gram running_apply running_apply_adjoint running_back log_sums log_gate shift multiply combine_scan
 """.split()
 )
 _SHAPES = re.compile(
@@ -90,6 +90,11 @@ def tensor_name(port: Port) -> str:
 def pointer(name: str) -> str:
     """The argument that points to the tensor of a value."""
     return f"{name}_ptr"
+
+
+def fits_name(kernel: str) -> str:
+    """What says which chunks a kernel is done with, whose decays fit one product."""
+    return f"{kernel}_fits"
 
 
 def cotangent_name(name: str) -> str:

@@ -56,6 +56,11 @@ def _operand(frame: Frame, index: int) -> int:
     return index
 
 
+def known(frame: Frame) -> str:
+    """What is known of whether the running decays of a chunk fit one product."""
+    return "FITS" if frame.kernel.twice else "None"
+
+
 def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
     """A call of a device function."""
     match node.op:
@@ -65,11 +70,12 @@ def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
             spans, _, ct = node.args
             return Recipe(_plain((spans, ct)), "spans_gate({0}, {1}, OP, IP)", helpers=("spans_gate",))
         case "running":
-            return Recipe(_plain(node.args), "running({0}, C, OP)", helpers=("running",))
+            return Recipe(_plain(node.args), f"running({{0}}, {known(frame)}, C, OP)", helpers=("running",))
         case "before" | "after" if frame.node(node.args[0]).op == "running":
             return Recipe(_plain(node.args), f"{{0}}[{int(node.op == 'after')}]", inline=True)
         case "whole" if frame.node(node.args[0]).op == "running":
-            return Recipe(_plain(node.args), "tl.exp({0}[3] + {0}[4])")
+            (log,) = frame.node(node.args[0]).args
+            return Recipe(_plain((log,)), "tl.exp(tl.sum({0}, axis=0, keep_dims=True))")
         case "before" | "after":
             base, lanes, count = memory.levels_parts(node.args[0])
             tile = "LEVELS" if node.op == "before" else "LEVELS + 1"
@@ -82,7 +88,7 @@ def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
             _, adjoint = applied(node)
             by_log = frame.node(decay).op == "running"
             name = ("running_apply" if by_log else "chain_apply") + ("_adjoint" if adjoint else "")
-            table = "" if by_log else f"{memory.levels(decay)}, "
+            table = f"{known(frame)}, " if by_log else f"{memory.levels(decay)}, "
             text = f"{name}({{0}}, {{1}}, {{2}}, {table}C, LEVELS, OP, IP)"
             return Recipe(((m, "t" if adjoint else "n"), (x, "n"), (decay, "n")), text, helpers=(name,))
         case op:
@@ -99,7 +105,7 @@ def chain_grams(frame: Frame, memory: Memory, grams: Sequence[int]) -> Recipe:
     demands = _plain((*xs, *ys, decay))
     given = f"({left}), ({right}), {{{2 * parts}}}"
     if frame.node(decay).op == "running":
-        return Recipe(demands, f"running_gram({given}, {parts}, C, LEVELS, OP, IP)", helpers=("running_gram",))
+        return Recipe(demands, f"running_gram({given}, {parts}, {known(frame)}, C, LEVELS, OP, IP)", helpers=("running_gram",))
     base, lanes, count = memory.levels_parts(decay)
     text = f"chain_gram({given}, {base}, {lanes}, {parts}, {count}, C, LEVELS, OP, IP)"
     return Recipe(demands, text, helpers=("chain_gram",))
@@ -115,7 +121,7 @@ def chain_back(frame: Frame, memory: Memory, index: int, buffer: Buffer | None) 
     given = ", ".join("(" + "".join(f"{{{parts * i + j}}}, " for j in range(parts)).rstrip() + ")" for i in range(4))
     demands = (*_plain((*xs, *ys, *ms)), *((m, "t") for m in ms))
     if buffer is None:
-        text = f"running_back({given}, {{{4 * parts}}}, {parts}, C, LEVELS, OP, IP)"
+        text = f"running_back({given}, {{{4 * parts}}}, {parts}, {known(frame)}, C, LEVELS, OP, IP)"
         return Recipe((*demands, (decay, "n")), text, helpers=("running_back",))
     table, columns, count = memory.levels_parts(decay)
     kept = frame.mask(xs[0], 1) or f"{frame.lanes(xs[0], 1)[0]} >= 0"

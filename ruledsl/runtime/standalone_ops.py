@@ -9,10 +9,10 @@ OPERANDS = torch.float32  # of the products
 
 
 class Loop:
-    """How a kernel runs: warps, rows or columns of a tile at once, stages of the loads."""
+    """How a kernel runs: warps, rows or columns of a tile at once, stages of the loads, most registers of a thread."""
 
-    def __init__(self, warps, side, stages):
-        self.warps, self.side, self.stages = warps, side, stages
+    def __init__(self, warps, side, stages, registers=None):
+        self.warps, self.side, self.stages, self.registers = warps, side, stages, registers
 
 
 class ChunkTables:

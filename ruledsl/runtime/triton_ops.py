@@ -161,25 +161,32 @@ def log_sums(mask, logs, OP: tl.constexpr):
 
 
 @triton.jit
-def running(logs, C: tl.constexpr, OP: tl.constexpr):
-    """Of a decay by its logarithms [C, lanes], at most 0 but for rounding: the products of all before and of all after each token,
-    the logarithms, and their sums [1, lanes] over both halves of the chunk."""
+def reach(dtype: tl.constexpr):
+    """Up to this a sum of logarithms over half a chunk may have an exponential that operands of that dtype are scaled with, up or
+    down: of bfloat16 that of 1e32, of float32 the one whose own rounding is still small."""
+    return 4.1 if dtype == tl.float16 else 13.8 if dtype == tl.float32 else 73.6
+
+
+@triton.jit
+def running(logs, FITS: tl.constexpr, C: tl.constexpr, OP: tl.constexpr):
+    """Of a decay by its logarithms [C, lanes], at most 0: the products of all before and of all after each token; the logarithms;
+    whether they fit: whether factors of x and y split at the middle of the chunk for all pairs, the last two (see `from_middle`), are
+    in reach of OP. `FITS`: that they do, that they do not (then those two are not needed), or None: to be found out."""
     until = tl.cumsum(logs, axis=0)
     total = tl.sum(logs, axis=0, keep_dims=True)
     second = tl.sum(tl.where(right_half(C // 2, C), logs, 0.0), axis=0, keep_dims=True)
+    first = total - second
     if OP == tl.float32:
         rest = tl.cumsum(logs, axis=0, reverse=True) - logs
     else:
         rest = total - until
-    return tl.exp(until - logs), tl.exp(rest), logs, total - second, second
-
-
-@triton.jit
-def running_middle(run, OP: tl.constexpr):
-    """As `from_middle`: factors of x and y split at the middle of the chunk, and whether none is too large for OP."""
-    first, second = run[3], run[4]
-    fits = tl.min(tl.min(tl.minimum(first, second), axis=1), axis=0) > tl.log(least(OP))
-    return run[0] * tl.exp(-first), run[1] * tl.exp(-second), fits
+    fits = tl.min(tl.min(tl.minimum(first, second), axis=1), axis=0) > -reach(OP)
+    up, down = tl.exp(until - logs - first), tl.exp(rest - second)
+    if FITS:
+        before, after = up * tl.exp(first), down * tl.exp(second)
+    else:
+        before, after = tl.exp(until - logs), tl.exp(rest)
+    return before, after, logs, fits, up, down
 
 
 @triton.jit
@@ -192,13 +199,13 @@ def running_level(run, i, C: tl.constexpr, OP: tl.constexpr):
 
 
 @triton.jit
-def running_gram(xs, ys, run, PARTS: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+def running_gram(xs, ys, run, PARTS: tl.constexpr, FITS: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
     """As `chain_gram`."""
-    up, down, fits = running_middle(run, OP)
     sums = ()
     for _ in tl.static_range(PARTS):
         sums = sums + (tl.full((C, C), 0.0, tl.float32),)
-    if fits:
+    if run[3] if FITS is None else FITS:
+        up, down = run[4], run[5]
         lower = tl.arange(0, C)[:, None] > tl.arange(0, C)[None, :]
         more = ()
         for j in tl.static_range(PARTS):
@@ -218,11 +225,11 @@ def running_gram(xs, ys, run, PARTS: tl.constexpr, C: tl.constexpr, LEVELS: tl.c
 
 
 @triton.jit
-def running_apply(m, y, run, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+def running_apply(m, y, run, FITS: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
     """As `chain_apply`."""
-    up, down, fits = running_middle(run, OP)
     out = tl.full((C, run[2].shape[1]), 0.0, tl.float32)
-    if fits:
+    if run[3] if FITS is None else FITS:
+        up, down = run[4], run[5]
         lower = tl.arange(0, C)[:, None] > tl.arange(0, C)[None, :]
         out = up * tl.dot(tl.where(lower, m, 0.0).to(OP), (y * down).to(OP), input_precision=IP)
     else:
@@ -233,11 +240,11 @@ def running_apply(m, y, run, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.const
 
 
 @triton.jit
-def running_apply_adjoint(m_t, x, run, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+def running_apply_adjoint(m_t, x, run, FITS: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
     """As `chain_apply_adjoint`."""
-    up, down, fits = running_middle(run, OP)
     out = tl.full((C, run[2].shape[1]), 0.0, tl.float32)
-    if fits:
+    if run[3] if FITS is None else FITS:
+        up, down = run[4], run[5]
         upper = tl.arange(0, C)[:, None] < tl.arange(0, C)[None, :]
         out = down * tl.dot(tl.where(upper, m_t, 0.0).to(OP), (x * up).to(OP), input_precision=IP)
     else:
@@ -249,16 +256,16 @@ def running_apply_adjoint(m_t, x, run, C: tl.constexpr, LEVELS: tl.constexpr, OP
 
 
 @triton.jit
-def running_back(xs, ys, ms, transposed, run, PARTS: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
+def running_back(xs, ys, ms, transposed, run, PARTS: tl.constexpr, FITS: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
     """As `chain_back`; last, instead of the products, two tiles for `log_gate`: x dx less y dy, and y dy. They are made of rounded
     operands, so that a pair of tokens adds the same number to both, and what does not lie between the two cancels."""
     lower = tl.arange(0, C)[:, None] > tl.arange(0, C)[None, :]
-    up, down, fits = running_middle(run, OP)
     zero = tl.full((C, run[2].shape[1]), 0.0, tl.float32)
     sums = ()
     for _ in tl.static_range(2 * PARTS + 2):
         sums = sums + (zero,)
-    if fits:
+    if run[3] if FITS is None else FITS:
+        up, down = run[4], run[5]
         difference, left = zero, zero
         more = ()
         for j in tl.static_range(PARTS):

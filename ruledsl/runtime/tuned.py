@@ -140,6 +140,8 @@ def _are_tiles(x: Any) -> bool:
     sides, warps, stages = [tiles.chunk, *(y.side for y in loops)], [y.warps for y in loops], [y.stages for y in loops]
     if any(type(n) is not int for n in (*sides, *warps, *stages)):
         return False
+    if any(y.registers is not None and (type(y.registers) is not int or not 32 <= y.registers <= 255) for y in loops):
+        return False
     powers = all(1 <= n <= 256 and n & (n - 1) == 0 for n in (*sides, *warps))
     return powers and min(sides) >= 16 and tiles.chunk <= 64 and all(1 <= n <= 8 for n in stages)
 

@@ -34,6 +34,7 @@ from ruledsl.schedule.stages import (
     gate_arguments,
     gram_products,
     load,
+    multiplies_running,
     row_sums,
     stages,
     state_sums,
@@ -336,6 +337,7 @@ class Cutter:
         self.kernels.append(Kernel(
             name, self.program, Mode.CHUNK, purpose, reads, tuple(writes), tuple(results),
             rows=rows, columns=rows != self.graph.rows, load=load(self.graph, self.memory, targets, rows),
+            twice=multiplies_running(self.graph, self.memory, targets),
         ))  # fmt: skip
 
     def _needed(self, writes: Iterable[Buffer]) -> list[int]:

@@ -83,6 +83,7 @@ class Kernel:
     rows: int | None = None  # the axis class that is split over programs, or visited in blocks (chunk mode)
     columns: bool = False  # that class is not the state's rows
     load: Load = Load.USUAL
+    twice: bool = False  # for chunks whose running decays fit one product, then for the others: both in one would fill the registers
 
 
 @dataclass(frozen=True, slots=True)

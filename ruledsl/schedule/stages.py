@@ -145,6 +145,13 @@ def load(graph: Graph, memory: Collection[int], targets: list[int], rows: int | 
     return Load.LIGHT if 0 < held <= LIGHT else Load.USUAL
 
 
+def multiplies_running(graph: Graph, memory: Collection[int], targets: list[int]) -> bool:
+    """Are there products of tokens with a running decay between them?"""
+    made = graph.ancestors(targets, memory) - set(memory)
+    found = (graph.program.nodes[i] for i in made if graph.op(i) in ("chain_gram", "chain_apply", "log_gate"))
+    return any((n.op != "log_gate" or logged(n)[0]) and graph.op(n.args[CHAINS[n.op]]) == "running" for n in found)
+
+
 def _works_on_rows(graph: Graph, memory: Collection[int], index: int) -> bool:
     """Does a node do something else than a product with a tile of state rows as it is in memory?"""
     if graph.op(index) not in ("map", "sum", "amax"):

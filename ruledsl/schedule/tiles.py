@@ -24,6 +24,7 @@ class Loop:
     warps: int
     side: int  # rows (of a chunk kernel without state rows: columns) of a tile at once
     stages: int  # of the loads
+    registers: int | None = None  # most of a thread, None: what the compiler takes
 
 
 @dataclass(frozen=True, slots=True)
