@@ -58,11 +58,17 @@ def running(b: Builder, decay: Tile, bounds: Bounds) -> Tile | None:
 def divisible(b: Builder, decay: Tile, bounds: Bounds) -> bool:
     """Is the gradient by the logarithm, divided by the decay, as good as the one by the decay? Of an exponential or a sigmoid, whose
     own derivative has the decay as a factor, and of what is well above zero (padding tokens aside, whose decay is 1)."""
-    while decay.op in ("select", "cast", "expand"):
-        decay = decay.args[-1] if decay.op != "select" or decay.args[2].value is None else decay.args[3]
+    decay = source(decay)
     if decay.op == "input":
         return bounds.get(b.ports[integer(decay.node)].name, 0.0) >= LEAST_DECLARED
     return decay.op == "map" and decay.attr in ("exp", "sigmoid")
+
+
+def source(decay: Tile) -> Tile:
+    """What a decay is for tokens that are no padding."""
+    while decay.op in ("select", "cast", "expand"):
+        decay = decay.args[-1] if decay.op != "select" or decay.args[2].value is None else decay.args[3]
+    return decay
 
 
 def _logarithm(b: Builder, decay: Tile, bounds: Bounds) -> Tile | None:

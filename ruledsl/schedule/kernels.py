@@ -40,6 +40,8 @@ class Load(StrEnum):
     MANY = "many"  # the same with products, of more than two states
     SLIM = "slim"  # the gradients of Gram matrices and their decay, or many sums beside products: few columns
     HEAVY = "heavy"  # level products of many
+    RUNNING = "running"  # products with running decays, without gradients of these
+    PLAIN = "plain"  # no products
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,12 +137,15 @@ def load(graph: Graph, memory: Collection[int], targets: list[int], rows: int | 
     dots = [i for i in made if graph.op(i) == "dot" and graph.large(i)]
     wide = [i for i in dots if graph.axes.of[i] != (None, None)]
     sums = sum(graph.op(i) == "sum" for i in made)
+    running = multiplies_running(graph, memory, targets)
     held = levelled + len(wide) + 0.5 * (len(dots) - len(wide))
-    if levelled >= HEAVY:
+    if levelled >= HEAVY and not running:
         return Load.HEAVY
     if gates or wide and sums >= MANY_SUMS:
         return Load.SLIM
-    return Load.LIGHT if 0 < held <= LIGHT else Load.USUAL
+    if running or not held:
+        return Load.RUNNING if running else Load.PLAIN
+    return Load.LIGHT if held <= LIGHT else Load.USUAL
 
 
 def multiplies_running(graph: Graph, memory: Collection[int], targets: list[int]) -> bool:

@@ -38,6 +38,8 @@ class Tiles:
     many: Loop
     slim: Loop
     heavy: Loop
+    running: Loop
+    plain: Loop
 
     def plan(self) -> dict[str, int | Loop]:
         """As launchers look it up."""
@@ -61,7 +63,8 @@ _MEASURED = {
     64: {"rows": Loop(8, 32, 3), "slim": Loop(4, 16, 2)},
     32: {
         "light": Loop(2, 64, 2), "usual": Loop(4, 64, 3), "rows": Loop(4, 64, 2), "sums": Loop(4, 64, 1),
-        "many": Loop(8, 64, 1), "slim": Loop(2, 16, 2), "heavy": Loop(8, 64, 2),
+        "many": Loop(8, 64, 1), "slim": Loop(2, 16, 2), "heavy": Loop(8, 64, 2), "running": Loop(2, 32, 2, 168),
+        "plain": Loop(4, 64, 2, 128),
     },
 }  # fmt: skip
 
@@ -118,7 +121,7 @@ def alternatives(programs: Iterable[Program], sizes: Mapping[str, int]) -> dict[
         "chunk": (own,) if own else tuple(c for c in (16, 32, 64) if c <= most),
         "serial": tuple(Loop(w, b, s) for w, b, s in ((4, 16, 2), (4, 32, 2), (4, 64, 2), (4, 64, 3), (8, 64, 1), (8, 64, 2))),
         **dict.fromkeys(("slim", "heavy", "many", "sums", "rows"), gradient),
-        **dict.fromkeys(("usual", "light"), (Loop(2, 64, 2), Loop(4, 64, 2), Loop(4, 64, 3), Loop(8, 64, 1))),
+        **dict.fromkeys(("usual", "light", "running", "plain"), (Loop(2, 64, 2), Loop(4, 64, 2), Loop(4, 64, 3), Loop(8, 64, 1))),
     }
 
 

@@ -81,7 +81,7 @@ def test_chunks_are_as_long_as_states_are_frozen() -> None:
         (READS, {"gradients_sums": Load.SUMS, "gradients": Load.ROWS, "gradients_2": Load.SLIM}),
         (TOP + "S = S + b*(v - S k) k^T\noutput o = S q", {"gradients": Load.ROWS, "gradients_2": Load.USUAL}),
         (COUPLED, {"gradients_sums": Load.SUMS, "gradients": Load.MANY}),
-        (DIAGONAL, {"forward_prepare": Load.USUAL, "gradients": Load.SUMS, "gradients_2": Load.SLIM}),
+        (DIAGONAL, {"forward_prepare": Load.RUNNING, "gradients": Load.SUMS, "gradients_2": Load.SLIM}),
     ],
 )
 def test_a_kernel_runs_by_what_it_holds(text: str, wanted: dict[str, Load]) -> None:
