@@ -48,7 +48,7 @@ def definition(frame: Frame) -> Definition:
         return _library(frame)
     body = Body(frame)
     inner = body.lines()
-    lines = _serial(body, inner) if kernel.mode is Mode.SERIAL else _chunk(inner)
+    lines = _serial(body, inner) if kernel.mode is Mode.SERIAL else _chunk(body, inner)
     lines = used_lines([*_lanes(frame), *lines], ["chain_back"])
     words = dict.fromkeys(w for line in [*inner, *lines] for w in re.findall(r"\w+", line))
     used = {w for line in lines for w in re.findall(r"\w+", line)}
@@ -113,10 +113,11 @@ _BY_LENGTH = [  # the same without a load, where only the last chunk of a sequen
 ]
 
 
-def _chunk(inner: list[str]) -> list[str]:
+def _chunk(body: Body, inner: list[str]) -> list[str]:
     return [
         "chunk = tl.program_id(0).to(tl.int64)",
         "head = tl.program_id(1)",
+        *body.done(),
         *_OF_CHUNK,
         "if count == 0:",
         "    return",

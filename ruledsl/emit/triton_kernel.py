@@ -53,20 +53,18 @@ class Body:
         if self.frame.kernel.mode is Mode.SYSTEM:
             return self._solution(order)
         lines = self._in_loops(order) if self.frame.loops else self._straight(order)
-        return self._twice(lines) if self.frame.kernel.twice else lines
+        if self.frame.kernel.twice:
+            lines = ["fits = count > 0", *lines, "if FITS:", f"    tl.store({self._fits()}, fits.to(tl.int8))"]
+        return lines
 
-    def _twice(self, lines: list[str]) -> list[str]:
-        """The kernel runs for all chunks as if their decays fitted, and says which do; then again for those that do not."""
-        fits = f"{pointer(self.memory.tensor(fits_name(self.frame.kernel.name), TensorKind.BUFFER))} + chunk * H + head"
-        return [
-            "if not FITS:",
-            f"    if tl.load({fits}) != 0:",
-            "        return",
-            "fits = count > 0",
-            *lines,
-            "if FITS:",
-            f"    tl.store({fits}, fits.to(tl.int8))",
-        ]
+    def done(self) -> list[str]:
+        """Nothing more for chunks that a kernel which runs twice is done with: first it runs for all, as if their decays fitted one
+        product, and says of which that is so."""
+        return ["if not FITS:", f"    if tl.load({self._fits()}) != 0:", "        return"] if self.frame.kernel.twice else []
+
+    def _fits(self) -> str:
+        name = self.memory.tensor(fits_name(self.frame.kernel.name), TensorKind.BUFFER)
+        return f"{pointer(name)} + chunk * H + head"
 
     def leaving(self, carry: Carry) -> str:
         """The variable that holds a carried state after the chunk."""
