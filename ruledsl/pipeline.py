@@ -158,7 +158,7 @@ def kernel_programs(
         without_slots(simplify(solved(p), (first, pull_scales, *rest)))
         for p in (program, differentiate(carried(program) if begins else program, keep_states=True))
     )
-    bounds = {s.name: s.interval.low for s in unrolled.symbols if s.interval is not None}
+    bounds = {s.name: s.interval for s in unrolled.symbols if s.interval is not None}
     forward, backward = (by_logarithms(p, bounds) for p in (scale_rows(forward), scale_rows(swap_rows(backward))))
     backward = gather_gates(backward, bounds)
     return replace(forward, begins=begins), replace(backward, begins=begins)

@@ -6,7 +6,7 @@ The answer is an enclosure: every value lies in it. Undeclared inputs are unboun
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ruledsl.algebra import build
 from ruledsl.algebra.scope import Scope
@@ -136,6 +136,13 @@ def _apply(scope: Scope, expr: Expr, fn: str, args: tuple[Expr, ...]) -> Interva
     if fn == "where":
         return hull(interval(scope, args[1]), interval(scope, args[2]))
     found = [interval(scope, a) for a in args]
+    if fn == "mul" and args[0] == args[1]:
+        return _square(found[0])
+    return of_function(fn, found, build.value_of(args[1]) if len(args) == 2 else None)
+
+
+def of_function(fn: str, found: Sequence[Interval], number: float | None = None) -> Interval:
+    """What a row of the function table makes of values in these ranges. `number`: the second one, if it is a number."""
     match fn:
         case "add":
             return _plus(found[0], found[1])
@@ -144,13 +151,11 @@ def _apply(scope: Scope, expr: Expr, fn: str, args: tuple[Expr, ...]) -> Interva
         case "neg":
             return _negated(found[0])
         case "mul":
-            if args[0] == args[1]:
-                return _square(found[0])
             return _times(found[0], found[1])
         case "div":
             return _times(found[0], _inverse(found[1]))
         case "pow":
-            return _power(found[0], found[1], build.value_of(args[1]))
+            return _power(found[0], found[1], number)
         case "max" | "min":
             pick = max if fn == "max" else min
             out = found[0]
@@ -165,8 +170,8 @@ def _apply(scope: Scope, expr: Expr, fn: str, args: tuple[Expr, ...]) -> Interva
             if x.high <= 0:
                 return _negated(x)
             return Interval(0, max(-x.low, x.high), False, x.low_open if -x.low > x.high else x.high_open)
-        case "mod" if (n := build.value_of(args[1])) is not None and n > 0:
-            return Interval(0, n, False, True)
+        case "mod" if number is not None and number > 0:
+            return Interval(0, number, False, True)
     row = TABLE[fn]
     if row.monotone and row.python is not None and len(found) == 1:
         out = _monotone(row.python, row.monotone, row.bounds, found[0])

@@ -34,7 +34,8 @@ each of the chunk's C tokens, token-major) or a size of the rule (`typed.Dim`). 
                                              prod of a[i,d] over s < i < t (exclusive at both ends, strict mask), no logarithm;
                                              args x, y, a | m, y, a | x, y, a, ct -> d a
                   before, after, whole: of a decay tile a: row t is the product of a[i] over i < t, i > t, all i (one row)
-                  running(l): a decay by its logarithm l: exp(l), of which kernels make the products themselves (`schedule.by_logarithms`)
+                  running(grows), args l: a decay exp(l) that kernels make the products of themselves (`schedule.by_logarithms`); grows:
+                                             it may exceed 1
                   before_gate, after_gate: their adjoints, args a, ct
                   decay_gate(parts, before, after): the sum of `parts` chain_gates and of the other two (0 or 1), args a, then x, y, ct of
                                              each part, then ct of before, of after

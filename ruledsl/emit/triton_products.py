@@ -70,7 +70,7 @@ def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
             spans, _, ct = node.args
             return Recipe(_plain((spans, ct)), "spans_gate({0}, {1}, OP, IP)", helpers=("spans_gate",))
         case "running":
-            return Recipe(_plain(node.args), f"running({{0}}, {known(frame)}, C, OP)", helpers=("running",))
+            return Recipe(_plain(node.args), f"running({{0}}, {bool(node.attr)}, {known(frame)}, C, OP)", helpers=("running",))
         case "before" | "after" if frame.node(node.args[0]).op == "running":
             return Recipe(_plain(node.args), f"{{0}}[{int(node.op == 'after')}]", inline=True)
         case "whole" if frame.node(node.args[0]).op == "running":

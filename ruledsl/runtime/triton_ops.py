@@ -168,8 +168,8 @@ def reach(dtype: tl.constexpr):
 
 
 @triton.jit
-def running(logs, FITS: tl.constexpr, C: tl.constexpr, OP: tl.constexpr):
-    """Of a decay by its logarithms [C, lanes], at most 0: the products of all before and of all after each token; the logarithms;
+def running(logs, GROWS: tl.constexpr, FITS: tl.constexpr, C: tl.constexpr, OP: tl.constexpr):
+    """Of a decay by its logarithms [C, lanes], which may exceed 0 if it GROWS: the products of all before and of all after each token; the logarithms;
     whether they fit: whether factors of x and y split at the middle of the chunk for all pairs, the last two (see `from_middle`), are
     in reach of OP. `FITS`: that they do, that they do not (then those two are not needed), or None: to be found out."""
     until = tl.cumsum(logs, axis=0)
@@ -180,7 +180,12 @@ def running(logs, FITS: tl.constexpr, C: tl.constexpr, OP: tl.constexpr):
         rest = tl.cumsum(logs, axis=0, reverse=True) - logs
     else:
         rest = total - until
-    fits = tl.min(tl.min(tl.minimum(first, second), axis=1), axis=0) > -reach(OP)
+    if GROWS:  # no sum between a token and the middle is larger than the sums of what it is made of
+        late = tl.sum(tl.where(right_half(C // 2, C), tl.abs(logs), 0.0), axis=0, keep_dims=True)
+        most = tl.maximum(late, tl.sum(tl.abs(logs), axis=0, keep_dims=True) - late)
+    else:
+        most = tl.maximum(-first, -second)
+    fits = tl.max(tl.max(most, axis=1), axis=0) < reach(OP)
     up, down = tl.exp(until - logs - first), tl.exp(rest - second)
     if FITS:
         before, after = up * tl.exp(first), down * tl.exp(second)

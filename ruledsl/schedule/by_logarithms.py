@@ -13,19 +13,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import log
 
+from ruledsl.algebra.ranges import ANY, hull, of_function, point
 from ruledsl.chunk.build import Builder, Tile
 from ruledsl.chunk.program import Node, Program
-from ruledsl.schedule.attributes import integer
+from ruledsl.lang.typed import Interval
+from ruledsl.schedule.attributes import integer, number
 from ruledsl.schedule.graph import CHAINS
 
 LEAST_LOG = -100.0  # of a logarithm: its exponential is 0 in float32
 LEAST_DECLARED = 1e-3  # the bound from which on a gradient is divided by a decay that is an input
 _DECAY = CHAINS | {"whole": 0}
 _TAKEN = frozenset({"before", "after", "whole", "chain_gram", "chain_apply"})
-_POSITIVE = frozenset({"exp", "sigmoid", "softplus", "relu", "abs", "sqrt"})  # functions without negative values
-_CLOSED = frozenset({"add", "mul", "div", "max", "min", "pow"})  # of such values one themselves
 
-Bounds = Mapping[str, float]  # least values of inputs, by name
+Bounds = Mapping[str, Interval]  # declared, of inputs, by name
 
 
 def by_logarithms(program: Program, bounds: Bounds) -> Program:
@@ -52,7 +52,7 @@ def running(b: Builder, decay: Tile, bounds: Bounds) -> Tile | None:
         return decay
     if decay.shape[1] == 1 or (found := _logarithm(b, decay, bounds)) is None:
         return None
-    return b.raw("running", (b.expand(found, decay.shape),))
+    return b.raw("running", (b.expand(found, decay.shape),), _range(b, found, bounds).high > 0)
 
 
 def divisible(b: Builder, decay: Tile, bounds: Bounds) -> bool:
@@ -60,7 +60,7 @@ def divisible(b: Builder, decay: Tile, bounds: Bounds) -> bool:
     own derivative has the decay as a factor, and of what is well above zero (padding tokens aside, whose decay is 1)."""
     decay = source(decay)
     if decay.op == "input":
-        return bounds.get(b.ports[integer(decay.node)].name, 0.0) >= LEAST_DECLARED
+        return bounds.get(b.ports[integer(decay.node)].name, ANY).low >= LEAST_DECLARED
     return decay.op == "map" and decay.attr in ("exp", "sigmoid")
 
 
@@ -83,22 +83,32 @@ def _logarithm(b: Builder, decay: Tile, bounds: Bounds) -> Tile | None:
             return _logarithm(b, decay.args[0], bounds)
         case "map", "exp":
             return b.apply("max", decay.args[0], LEAST_LOG)
-    return b.apply("max", b.apply("log", decay), LEAST_LOG) if _not_negative(b, decay, bounds) else None
+    return b.apply("max", b.apply("log", decay), LEAST_LOG) if _range(b, decay, bounds).low >= 0 else None
 
 
-def _not_negative(b: Builder, tile: Tile, bounds: Bounds) -> bool:
-    match tile.op:
-        case "const" | "full":
-            return tile.attr >= 0  # type: ignore[operator]
-        case "input":
-            return bounds.get(b.ports[integer(tile.node)].name, -1.0) >= 0
-        case "map" if tile.attr not in _POSITIVE | _CLOSED:
-            return False
-        case "map" if tile.attr in _POSITIVE:
-            return True
-        case "select":
-            return all(_not_negative(b, a, bounds) for a in tile.args[2:])
-        case "map" | "cast" | "expand":
-            return all(_not_negative(b, a, bounds) for a in tile.args)
-        case _:
-            return False
+def _range(b: Builder, tile: Tile, bounds: Bounds) -> Interval:
+    """What the entries of a tile lie in, as far as its functions tell."""
+    found: dict[Tile, Interval] = {}
+    stack = [tile]
+    while stack:
+        at = stack[-1]
+        args = at.args[2:] if at.op == "select" else at.args if at.op in ("map", "cast", "expand") else ()
+        if missing := [a for a in args if a not in found]:
+            stack += missing
+            continue
+        stack.pop()
+        ranges = [found[a] for a in args]
+        match at.op:
+            case "const" | "full":
+                found[at] = point(number(at.node))
+            case "input":
+                found[at] = bounds.get(b.ports[integer(at.node)].name, ANY)
+            case "select":
+                found[at] = hull(*ranges)
+            case "cast" | "expand":
+                (found[at],) = ranges
+            case "map":
+                found[at] = of_function(str(at.attr), ranges, args[1].value if len(args) == 2 else None)
+            case _:
+                found[at] = ANY
+    return found[tile]

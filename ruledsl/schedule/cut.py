@@ -11,8 +11,9 @@ and a later kernel needs are kept too: their bytes are fewer than those of the s
 inverses and solutions are taken over from the forward pass (`schedule.kept`).
 
 Four things are kernels of their own, between the chunk kernels that make their arguments and those that use them: the
-inverse of a chunk's system, the solutions of systems that tokens have (with all that their matrices are made of), the level products of a diagonal decay, and the gradient of such a decay that may be 0 (of others
-it is a part of the chunk kernels, see `schedule.gather_gates`).
+inverse of a chunk's system, the solutions of systems that tokens have (with all that their matrices are made of), the level
+products of a diagonal decay that may be negative (of others they are a part of the chunk kernels, see
+`schedule.by_logarithms`), and the gradient of one that may be 0 (of others likewise, see `schedule.gather_gates`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Running products of diagonal decays as operations of their own: `before`, `after` and `whole`.
 
-Scans over wide tiles fill the registers of the kernels they stand in, forward and in the gradient. These three come out of
-the same library kernel as the level products of Gram matrices, and their gradients go into the one of `decay_gate`.
+These three come out of what Gram matrices need of the decay, its running sums (`schedule.by_logarithms`) or its level
+products, and their gradients go into one `log_gate` or `decay_gate`.
 """
 
 from __future__ import annotations

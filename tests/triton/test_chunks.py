@@ -191,10 +191,13 @@ def test_decays_of_any_strength(tmp_path: Path) -> None:
     delta = text + "S = S + 0.5*(v - S k) k^T\noutput o = S q / sqrt(K)"
     plain = text + "S = S + v k^T\noutput o = S q"
     bounded = plain.replace("g[K] in (-inf, 0]\nlet a = exp(g)", "a[K] in [0.01, 1]")
+    growing = delta.replace("g[K] in (-inf, 0]", "g[K]")
+    smooth = plain.replace("g[K] in (-inf, 0]\nlet a = exp(g)", "g[K]\nlet a = sigmoid(g)")
     cases: list[dict[str, Any]] = [
         {"rule": rule, "length": 75, "scale": {"g": strength}, "sizes": {"K": keys}}
         for rule in (plain, delta) for strength, keys in ((0.05, 64), (2.0, 16), (20.0, 64), (20.0, 48))
     ]  # fmt: skip
+    cases += [{"rule": r, "length": 75, "scale": {"g": s}} for r, s in ((growing, 0.3), (growing, 2.0), (smooth, 15.0))]
     right([*cases, {"rule": bounded, "length": 75, "packed": [40, 0, 35]}], tmp_path)
 
 
