@@ -15,7 +15,7 @@ def text(kernels: Kernels, forward: Program, gradient: Program, tiles: tuple[Til
     lines = ["tiles, the first that fits the device (kind of kernel, warps x rows or columns at once x stages of loads):"]
     for t in tiles:
         kinds = ((name, getattr(t, name)) for name in kernels.kinds)
-        lines.append(f"  {t.chunk} tokens; " + ", ".join(f"{n} {x.warps} x {x.side} x {x.stages}" for n, x in kinds))
+        lines.append(f"  {t.chunk} tokens; " + ", ".join(f"{n} {x}" for n, x in kinds))
     for name, side in (("forward", kernels.forward), ("backward", kernels.backward)):
         lines += ["", f"{name}: {len(side)} kernels"]
         for kernel in side:
@@ -27,7 +27,7 @@ def text(kernels: Kernels, forward: Program, gradient: Program, tiles: tuple[Til
 
 
 def _kernel(kernel: Kernel, program: Program) -> list[str]:
-    how = "one program per chunk and head"
+    how = "one program per chunk and head" + "; twice, for chunks whose decays fit one product and for the others" * kernel.twice
     if kernel.mode == "serial":
         side = "columns" if kernel.columns else "rows"
         order = "last chunk first" if kernel.reverse else "chunk after chunk"

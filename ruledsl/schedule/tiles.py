@@ -26,6 +26,10 @@ class Loop:
     stages: int  # of the loads
     registers: int | None = None  # most of a thread, None: what the compiler takes
 
+    def __str__(self) -> str:
+        limit = f" in {self.registers} registers" if self.registers else ""
+        return f"{self.warps} x {self.side} x {self.stages}{limit}"
+
 
 @dataclass(frozen=True, slots=True)
 class Tiles:

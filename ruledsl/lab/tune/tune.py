@@ -153,4 +153,4 @@ def _described(choice: Choice) -> str:
 
 def written(t: Tiles) -> str:
     loops = ((name, getattr(t, name)) for name in LOADS)
-    return f"chunk {t.chunk}, " + ", ".join(f"{name} {x.warps}x{x.side}x{x.stages}" for name, x in loops)
+    return f"chunk {t.chunk}, " + ", ".join(f"{name} {x}" for name, x in loops)
