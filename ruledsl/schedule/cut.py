@@ -12,8 +12,7 @@ inverses and solutions are taken over from the forward pass (`schedule.kept`).
 
 Four things are kernels of their own, between the chunk kernels that make their arguments and those that use them: the
 inverse of a chunk's system, the solutions of systems that tokens have (with all that their matrices are made of), the level
-products of a diagonal decay that may be negative (of others they are a part of the chunk kernels, see
-`schedule.by_logarithms`), and the gradient of one that may be 0 (of others likewise, see `schedule.gather_gates`).
+products of a diagonal decay that may be negative (see `schedule.by_logarithms`), the gradient of one that may be 0.
 """
 
 from __future__ import annotations
