@@ -14,14 +14,11 @@ from dataclasses import replace
 
 from ruledsl.chunk.build import Builder, Tile
 from ruledsl.chunk.program import Node, PortKind, Program, ResultKind, Rows
+from ruledsl.chunk.shapes import COMPARISONS
 from ruledsl.lang.functions import TABLE
 
 Number = float | None  # None: not known
 Row = tuple[Number, Number]  # of a row with a token, of padding
-_COMPARED: dict[str, Callable[[float, float], bool]] = {
-    "==": lambda a, b: a == b, "!=": lambda a, b: a != b, "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b,
-}  # fmt: skip
 
 
 def from_start(program: Program) -> Program:
@@ -141,7 +138,7 @@ def _value(name: str, args: tuple[Number, ...]) -> Number:
 def _choice(op: str, a: Number, b: Number, x: Number, y: Number) -> Number:
     if a is None or b is None:
         return x if x == y else None
-    return x if _COMPARED[op](a, b) else y
+    return x if COMPARISONS[op](a, b) else y
 
 
 def _step(a: Number, before: Number, x: Number) -> Number:

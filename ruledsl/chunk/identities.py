@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ruledsl.chunk.arithmetic import factors, product, terms
 from ruledsl.chunk.dims import normal
-from ruledsl.chunk.shapes import infer
+from ruledsl.chunk.shapes import COMPARISONS, infer
 from ruledsl.lang.typed import DimOp
 
 if TYPE_CHECKING:
@@ -38,14 +38,7 @@ def _select(b: Builder, args: tuple[Tile, ...], attr: Attr, shape: Shape) -> Til
     if x == y:
         return b.expand(x, shape)
     if p.value is not None and q.value is not None:
-        holds = {
-            "<": p.value < q.value,
-            "<=": p.value <= q.value,
-            ">": p.value > q.value,
-            ">=": p.value >= q.value,
-            "==": p.value == q.value,
-        }
-        return b.expand(x if holds[str(attr)] else y, shape)
+        return b.expand(x if COMPARISONS[str(attr)](p.value, q.value) else y, shape)
     if any(a.op == "expand" for a in args):
         plain = tuple(a.args[0] if a.op == "expand" else a for a in args)
         return b.expand(b.make("select", plain, attr), shape)

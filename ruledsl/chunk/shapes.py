@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import operator
+
 from ruledsl.chunk.dims import normal
 from ruledsl.chunk.program import Attr, Axis, Rows, Shape
 from ruledsl.lang.functions import TABLE
 from ruledsl.lang.typed import Dim, DimOp
 
 SCALAR: Shape = (1, 1)
-COMPARISONS = ("<", "<=", ">", ">=", "==")
+COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 KINDS = ("strict", "incl")
 
 

@@ -14,8 +14,8 @@ _RUNTIME = Path(__file__).resolve().parent.parent / "runtime"
 
 @cache
 def device_functions() -> dict[str, str]:
-    """Source of the functions of `triton_ops` and `running_ops` by name, in file order."""
-    return _definitions(_RUNTIME / "triton_ops.py") | _definitions(_RUNTIME / "running_ops.py")
+    """Source of the functions of `triton_ops` and `decay_ops` by name, in file order."""
+    return _definitions(_RUNTIME / "triton_ops.py") | _definitions(_RUNTIME / "decay_ops.py")
 
 
 @cache

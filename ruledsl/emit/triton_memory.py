@@ -52,11 +52,8 @@ class Memory:
         """The tile of a buffer's node."""
         return f"tl.load({self._buffer_pointer(buffer.name, buffer.node, orientation)}).to(tl.float32)"
 
-    def levels(self, decay: int) -> str:
-        """The arguments of a device function that say where the level products of a decay are: base, lanes, width."""
-        return ", ".join(self.levels_parts(decay))
-
     def levels_parts(self, decay: int) -> tuple[str, str, str]:
+        """What says where the level products of a decay are: base, lanes, width."""
         buffer = next((b for b in self.frame.kernel.reads if b.levels and b.node == decay), None)
         if buffer is None:
             raise unsupported("a decay that the kernel itself works out has no Triton form")

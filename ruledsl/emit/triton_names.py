@@ -18,8 +18,8 @@ _TAKEN = frozenset(
     row token valid real place position chunk sequence head block begin end back count start first last entered closes
     starts counts places begins ends firsts lasts tl triton torch inputs initial chunks sizes plan tables tokens device dtype outputs
     count sequences forward backward sweep reverse gradients strided power kernel
-    halves across right_half level spans spans_gate chain_gram chain_apply chain_apply_adjoint least from_middle chain_back
-    running reach running_level running_gram running_apply running_apply_adjoint running_back log_sums log_gate shift multiply combine_scan
+    halves across right_half table level spans spans_gate tabled running reach least log_sums chain_gram chain_apply chain_back
+    chain_back_log log_gate shift multiply combine_scan
 """.split()
 )
 _SHAPES = re.compile(

@@ -56,9 +56,18 @@ def _operand(frame: Frame, index: int) -> int:
     return index
 
 
-def known(frame: Frame) -> str:
+def _known(frame: Frame) -> str:
     """What is known of whether the running decays of a chunk fit one product."""
     return "FITS" if frame.kernel.twice else "None"
+
+
+def _decay(frame: Frame, memory: Memory, decay: int, place: int) -> tuple[str, str, tuple[str, ...]]:
+    """A decay as products between tokens take it, the value at `place` of their arguments; then what they are told of it; and the
+    device functions for it."""
+    if frame.node(decay).op == "running":
+        return f"{{{place}}}", f"{_known(frame)}, 0", ()
+    base, lanes, count = memory.levels_parts(decay)
+    return f"tabled({{{place}}}, {base}, {lanes}, {count}, C, LEVELS, OP)", f"None, {count}", ("tabled",)
 
 
 def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
@@ -70,7 +79,7 @@ def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
             spans, _, ct = node.args
             return Recipe(_plain((spans, ct)), "spans_gate({0}, {1}, OP, IP)", helpers=("spans_gate",))
         case "running":
-            return Recipe(_plain(node.args), f"running({{0}}, {bool(node.attr)}, {known(frame)}, C, OP)", helpers=("running",))
+            return Recipe(_plain(node.args), f"running({{0}}, {bool(node.attr)}, {_known(frame)}, C, OP)", helpers=("running",))
         case "before" | "after" if frame.node(node.args[0]).op == "running":
             return Recipe(_plain(node.args), f"{{0}}[{int(node.op == 'after')}]", inline=True)
         case "whole" if frame.node(node.args[0]).op == "running":
@@ -79,18 +88,17 @@ def helper(frame: Frame, memory: Memory, index: int, node: Node) -> Recipe:
         case "before" | "after":
             base, lanes, count = memory.levels_parts(node.args[0])
             tile = "LEVELS" if node.op == "before" else "LEVELS + 1"
-            return Recipe((), f"level({base}, {lanes}, {tile}, {count}, C)", helpers=("level",))
+            return Recipe((), f"table({base}, {lanes}, {tile}, {count}, C)", helpers=("table",))
         case "whole":
             text = "tl.reduce({0}, 0, multiply, keep_dims=True)"
             return Recipe(_plain(node.args), text, helpers=("multiply",))
         case "chain_apply":
             m, x, decay = node.args
             _, adjoint = applied(node)
-            by_log = frame.node(decay).op == "running"
-            name = ("running_apply" if by_log else "chain_apply") + ("_adjoint" if adjoint else "")
-            table = f"{known(frame)}, " if by_log else f"{memory.levels(decay)}, "
-            text = f"{name}({{0}}, {{1}}, {{2}}, {table}C, LEVELS, OP, IP)"
-            return Recipe(((m, "t" if adjoint else "n"), (x, "n"), (decay, "n")), text, helpers=(name,))
+            products, told, helpers = _decay(frame, memory, decay, 2)
+            text = f"chain_apply({{0}}, {{1}}, {products}, {adjoint}, {told}, C, LEVELS, OP, IP)"
+            demands = ((m, "t" if adjoint else "n"), (x, "n"), (decay, "n"))
+            return Recipe(demands, text, helpers=("chain_apply", *helpers))
         case op:
             raise unsupported(f"`{op}` has no Triton form")
 
@@ -103,12 +111,9 @@ def chain_grams(frame: Frame, memory: Memory, grams: Sequence[int]) -> Recipe:
     left = "".join(frame.clear(f"{{{j}}}", x, 1, "n") + ", " for j, x in enumerate(xs)).rstrip()
     right = "".join(f"{{{parts + j}}}, " for j in range(parts)).rstrip()
     demands = _plain((*xs, *ys, decay))
-    given = f"({left}), ({right}), {{{2 * parts}}}"
-    if frame.node(decay).op == "running":
-        return Recipe(demands, f"running_gram({given}, {parts}, {known(frame)}, C, LEVELS, OP, IP)", helpers=("running_gram",))
-    base, lanes, count = memory.levels_parts(decay)
-    text = f"chain_gram({given}, {base}, {lanes}, {parts}, {count}, C, LEVELS, OP, IP)"
-    return Recipe(demands, text, helpers=("chain_gram",))
+    products, told, helpers = _decay(frame, memory, decay, 2 * parts)
+    text = f"chain_gram(({left}), ({right}), {products}, {parts}, {told}, C, LEVELS, OP, IP)"
+    return Recipe(demands, text, helpers=("chain_gram", *helpers))
 
 
 def chain_back(frame: Frame, memory: Memory, index: int, buffer: Buffer | None) -> Recipe:
@@ -121,8 +126,8 @@ def chain_back(frame: Frame, memory: Memory, index: int, buffer: Buffer | None) 
     given = ", ".join("(" + "".join(f"{{{parts * i + j}}}, " for j in range(parts)).rstrip() + ")" for i in range(4))
     demands = (*_plain((*xs, *ys, *ms)), *((m, "t") for m in ms))
     if buffer is None:
-        text = f"running_back({given}, {{{4 * parts}}}, {parts}, {known(frame)}, C, LEVELS, OP, IP)"
-        return Recipe((*demands, (decay, "n")), text, helpers=("running_back",))
+        text = f"chain_back_log({given}, {{{4 * parts}}}, {parts}, {_known(frame)}, C, LEVELS, OP, IP)"
+        return Recipe((*demands, (decay, "n")), text, helpers=("chain_back_log",))
     table, columns, count = memory.levels_parts(decay)
     kept = frame.mask(xs[0], 1) or f"{frame.lanes(xs[0], 1)[0]} >= 0"
     text = f"chain_back({given}, {table}, {memory.levels_base(buffer)}, {columns}, {kept}, {parts}, {count}, C, LEVELS, OP, IP)"

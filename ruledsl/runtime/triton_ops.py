@@ -3,10 +3,7 @@
 Tiles are float32 with C token rows, C a power of two. Every jit function is written for being cut out of this file:
 it uses only `tl` and the other functions here.
 
-Products of decays between two tokens s < t are split at the middle of the one block of 2b tokens that has t in its right
-and s in its left half: a product up to t times a product from s. These "level products" are made once per chunk by
-`levels_kernel`, b = 1, 2, 4 ...; at b = 1 they are 1. No logarithm, no division, no exponent to overflow. Decays that are known not
-to be negative have functions of their own, in `running_ops`.
+Those for decays between tokens are in `decay_ops`.
 
 Functions whose name ends in `_kernel` are launched by the generated module as they are.
 """
@@ -14,138 +11,7 @@ Functions whose name ends in `_kernel` are launched by the generated module as t
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def halves(b, C: tl.constexpr):
-    """The pairs (t, s) of tokens in the right and the left half of one block of 2b tokens."""
-    t = tl.arange(0, C)
-    same = (t // (2 * b))[:, None] == (t // (2 * b))[None, :]
-    right = ((t // b) % 2) == 1
-    return same & right[:, None] & (right[None, :] == 0)
-
-
-@triton.jit
-def across(b, C: tl.constexpr):
-    """The pairs of tokens in different halves of one block of 2b tokens, in either order."""
-    t = tl.arange(0, C) // b
-    return (t[:, None] ^ t[None, :]) == 1
-
-
-@triton.jit
-def right_half(b, C: tl.constexpr):
-    """[C, 1]: is a token in the right half of its block of 2b tokens?"""
-    return ((tl.arange(0, C) // b) % 2 == 1)[:, None]
-
-
-@triton.jit
-def level(levels, columns, i, N: tl.constexpr, C: tl.constexpr):
-    """[C, lanes]: products of a decay to the middle of each block of 2 * 2^i tokens (see `levels_kernel`); 1 for i = 0."""
-    table = levels + (tl.maximum(i - 1, 0) * C + tl.arange(0, C))[:, None] * N + columns[None, :]
-    return tl.where(i > 0, tl.load(table).to(tl.float32), 1.0)
-
-
-@triton.jit
-def least(dtype: tl.constexpr):
-    """Decays over half a chunk down to this are divided by, with operands of that dtype."""
-    return 0.015625 if dtype == tl.float16 else 1e-6 if dtype == tl.float32 else 1e-18
-
-
-@triton.jit
-def from_middle(a, levels, columns, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr):
-    """Factors [C, lanes] of x and y with which x y^T has the products of the decay a, split at the middle of the chunk for all
-    pairs: what is on the wrong side of the middle is divided out. Last: is no factor too large for OP?"""
-    D = level(levels, columns, LEVELS - 1, N, C)
-    through = D * a
-    right = right_half(C // 2, C)
-    inverse = 1.0 / through
-    fits = tl.min(tl.min(tl.abs(through), axis=1), axis=0) > least(OP)
-    return tl.where(right, D, inverse), tl.where(right, inverse, D), fits
-
-
-@triton.jit
-def chain_gram(xs, ys, a, levels, columns, PARTS: tl.constexpr, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
-    """[C, C] for each x and y: sum_d x[t,d] y[s,d] prod of a[i,d] over s < i < t, for s < t. One product, if the decays of this
-    chunk allow it (see `from_middle`); else one for each level, which needs x in right and y in left halves: one tile z with
-    both, and z z^T."""
-    up, down, fits = from_middle(a, levels, columns, N, C, LEVELS, OP)
-    sums = ()
-    for _ in tl.static_range(PARTS):
-        sums = sums + (tl.full((C, C), 0.0, tl.float32),)
-    if fits:
-        lower = tl.arange(0, C)[:, None] > tl.arange(0, C)[None, :]
-        more = ()
-        for j in tl.static_range(PARTS):
-            all = tl.dot((xs[j] * up).to(OP), tl.trans((ys[j] * down).to(OP)), input_precision=IP)
-            more = more + (tl.where(lower, all, 0.0),)
-        sums = more
-    else:
-        for i in range(LEVELS):
-            D = level(levels, columns, i, N, C)
-            more = ()
-            for j in tl.static_range(PARTS):
-                z = (tl.where(right_half(1 << i, C), xs[j], ys[j]) * D).to(OP)
-                far = tl.dot(z, tl.trans(z), input_precision=IP)
-                more = more + (sums[j] + tl.where(halves(1 << i, C), far, 0.0),)
-            sums = more
-    return sums
-
-
-@triton.jit
-def chain_apply(m, y, a, levels, columns, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
-    """[C, lanes]: out[t,d] = sum over s < t of m[t,s] y[s,d] prod of a[i,d] over s < i < t."""
-    up, down, fits = from_middle(a, levels, columns, N, C, LEVELS, OP)
-    out = tl.full((C, columns.shape[0]), 0.0, tl.float32)
-    if fits:
-        lower = tl.arange(0, C)[:, None] > tl.arange(0, C)[None, :]
-        out = up * tl.dot(tl.where(lower, m, 0.0).to(OP), (y * down).to(OP), input_precision=IP)
-    else:
-        for i in range(LEVELS):
-            D = level(levels, columns, i, N, C)
-            out += D * tl.dot(tl.where(halves(1 << i, C), m, 0.0).to(OP), (y * D).to(OP), input_precision=IP)
-    return out
-
-
-@triton.jit
-def chain_apply_adjoint(m_t, x, a, levels, columns, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
-    """[C, lanes]: out[s,d] = sum over t > s of m[t,s] x[t,d] prod of a[i,d] over s < i < t; `m_t` is m transposed."""
-    up, down, fits = from_middle(a, levels, columns, N, C, LEVELS, OP)
-    out = tl.full((C, columns.shape[0]), 0.0, tl.float32)
-    if fits:
-        upper = tl.arange(0, C)[:, None] < tl.arange(0, C)[None, :]
-        out = down * tl.dot(tl.where(upper, m_t, 0.0).to(OP), (x * up).to(OP), input_precision=IP)
-    else:
-        for i in range(LEVELS):
-            D = level(levels, columns, i, N, C)
-            m = tl.where(tl.trans(halves(1 << i, C)), m_t, 0.0)
-            out += D * tl.dot(m.to(OP), (x * D).to(OP), input_precision=IP)
-    return out
-
-
-@triton.jit
-def chain_back(xs, ys, ms, transposed, levels, products, columns, kept, PARTS: tl.constexpr, N: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, OP: tl.constexpr, IP: tl.constexpr):
-    """For each Gram matrix `chain_gram(x, y)` of one decay with the cotangent m: `chain_apply(m, y)`, then
-    `chain_apply_adjoint(m_t, x)`. As there, a level needs one tile z, and one product of it with m and its transpose side
-    by side. The gradients by the level products go to `products`; `kept` are the real lanes."""
-    lower = tl.arange(0, C)[:, None] > tl.arange(0, C)[None, :]
-    zero = tl.full((C, columns.shape[0]), 0.0, tl.float32)
-    sums = ()
-    for _ in tl.static_range(PARTS):
-        sums = sums + (zero, zero)
-    for i in range(LEVELS):
-        D = level(levels, columns, i, N, C)
-        right = right_half(1 << i, C)
-        found = zero
-        more = ()
-        for j in tl.static_range(PARTS):
-            w = tl.where(across(1 << i, C), tl.where(lower, ms[j], transposed[j]), 0.0)
-            z = tl.where(right, xs[j], ys[j])
-            u = tl.dot(w.to(OP), (z * D).to(OP), input_precision=IP)
-            found += u * z
-            more = more + (sums[2 * j] + tl.where(right, D * u, 0.0), sums[2 * j + 1] + tl.where(right, 0.0, D * u))
-        sums = more
-        if i > 0:
-            tl.store(products + ((i - 1) * C + tl.arange(0, C))[:, None] * N + columns[None, :], found, mask=kept[None, :])
-    return sums
+from ruledsl.runtime.decay_ops import halves, least
 
 
 @triton.jit

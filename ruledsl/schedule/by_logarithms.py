@@ -1,7 +1,7 @@
 """Diagonal decays that kernels take by their logarithms: `running(l)`, the decay exp(l) whose running sums a kernel makes itself.
 
 The products of such a decay between tokens are exponentials of differences of one running sum, where its chunk's numbers
-allow it, and of sums between tokens where they do not (`runtime.running_ops.running`). Nothing of them goes through memory:
+allow it, and of sums between tokens where they do not (`runtime.decay_ops.running`). Nothing of them goes through memory:
 tables of products (`Mode.LEVELS`) were two thirds of what `gla`'s kernels moved before the serial one (benchmarks/NOTES.md).
 
 A decay is taken so where it is known not to be negative; one that has a `decay_gate`, which reads tables, keeps them for

@@ -330,14 +330,14 @@ class Cutter:
 
     def _chunk_kernel(self, name: str, purpose: str, writes: list[Buffer], results: list[Result]) -> None:
         targets = [*self._needed(writes), *(r.node for r in results)]
-        rows = blocks(self.graph, self.memory, targets)
+        rows, twice = blocks(self.graph, self.memory, targets), multiplies_running(self.graph, self.memory, targets)
         reads = self._reads(targets, ())
         gates = (self.levels[self.graph.args(b.node)[CHAINS["decay_gate"]]] for b in writes if b.levels)
         reads = tuple(dict.fromkeys((*reads, *gates)))  # what a gate is made of may be in memory, the decay's products are read
         self.kernels.append(Kernel(
             name, self.program, Mode.CHUNK, purpose, reads, tuple(writes), tuple(results),
-            rows=rows, columns=rows != self.graph.rows, load=load(self.graph, self.memory, targets, rows),
-            twice=multiplies_running(self.graph, self.memory, targets),
+            rows=rows, columns=rows != self.graph.rows, load=load(self.graph, self.memory, targets, rows, twice),
+            twice=twice,
         ))  # fmt: skip
 
     def _needed(self, writes: Iterable[Buffer]) -> list[int]:

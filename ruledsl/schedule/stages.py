@@ -122,9 +122,9 @@ def stages(graph: Graph, memory: Collection[int], levels: Collection[int], sums:
     return stage
 
 
-def load(graph: Graph, memory: Collection[int], targets: list[int], rows: int | None) -> Load:
+def load(graph: Graph, memory: Collection[int], targets: list[int], rows: int | None, running: bool) -> Load:
     """By the tiles that the kernel's products hold: one for decayed products, half a tile for a Gram matrix. `rows`: the axis
-    that it visits in blocks."""
+    that it visits in blocks; `running`: does it multiply by running decays?"""
     made = graph.ancestors(targets, memory) - set(memory)
     if rows is not None and rows == graph.rows:
         if not any(_works_on_rows(graph, memory, i) for i in made):
@@ -137,7 +137,6 @@ def load(graph: Graph, memory: Collection[int], targets: list[int], rows: int | 
     dots = [i for i in made if graph.op(i) == "dot" and graph.large(i)]
     wide = [i for i in dots if graph.axes.of[i] != (None, None)]
     sums = sum(graph.op(i) == "sum" for i in made)
-    running = multiplies_running(graph, memory, targets)
     held = levelled + len(wide) + 0.5 * (len(dots) - len(wide))
     if levelled >= HEAVY and not running:
         return Load.HEAVY
